@@ -1,0 +1,14 @@
+// Package xen is the engine of xenferry: it moves a running guest from one
+// host to another.
+//
+// The engine knows a host only through the interfaces [Host], [Domain] and
+// [Incoming]. Package xen/xl implements them with libxenlight and libxenctrl
+// on a real Xen host, package xen/sim with Linux processes. Both pass the
+// suite in xen/conformance.
+//
+// A migration is two flat lists of phases, one an end: see source.go and
+// destination.go. They speak over one control connection (control.go) and N
+// data connections (data.go); the bytes of both are frames of package savefmt.
+// Which side may run the guest is decided by the transition tables of package
+// fallback, nowhere else.
+package xen

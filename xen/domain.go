@@ -1,0 +1,94 @@
+package xen
+
+import (
+	"context"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// Domain is a guest that runs here and may be moved away. Its methods are
+// called by one goroutine at a time, but Map and Unmap may be called by
+// several at once, each with a Batch of its own.
+type Domain interface {
+	Info(ctx context.Context) (DomainInfo, error)
+	// Config returns the configuration to build the guest from elsewhere.
+	Config(ctx context.Context) ([]byte, error)
+	// Pages returns the size of the physical address space in pages (highest
+	// mapped pfn + 1). It stays the same until Close.
+	Pages() uint64
+	// StaticState returns the records that must arrive before any page (CPU
+	// policy). The guest may be running.
+	StaticState(ctx context.Context) ([]savefmt.Record, error)
+
+	// StartLogDirty starts to record which pages the guest and its devices
+	// write. It marks nothing: the first round is all pages. A leftover of a
+	// crashed migration is cleared first.
+	StartLogDirty(ctx context.Context) error
+	// CleanDirty stores the pages written since the last CleanDirty in bm
+	// (of Pages() bits) and forgets them. final is set for the call after
+	// Suspend: pages which the hypervisor itself may be writing are included.
+	CleanDirty(ctx context.Context, bm Bitmap, final bool) (DirtyStats, error)
+	// StopLogDirty ends it. Idempotent; harmless when not started.
+	StopLogDirty(ctx context.Context) error
+
+	// Map fills b.Types and b.Pages for b.PFNs: a read-only view of each page
+	// whose type has contents, valid until Unmap.
+	Map(b *Batch) error
+	Unmap(b *Batch) error
+
+	// Suspend asks the guest to suspend, waits until it has, and stops its
+	// device model: after it nothing writes guest memory. When ctx ends
+	// before that, the request is taken back and the error wraps
+	// ErrSuspendRefused; the guest then runs on, as for any other error.
+	Suspend(ctx context.Context) error
+	// FinalState returns the records that must arrive after all pages (TSC,
+	// HVM context and params, device model). The guest is suspended. On
+	// return nothing more of the guest's state changes.
+	FinalState(ctx context.Context) ([]savefmt.Record, error)
+	// Resume makes the guest run on here, with its devices, in whatever
+	// state Suspend or a failure of it has left it. Idempotent: harmless on
+	// a guest that runs.
+	Resume(ctx context.Context) error
+
+	Rename(ctx context.Context, name string) error
+	// Destroy ends the guest here.
+	Destroy(ctx context.Context) error
+	// Close frees what the Domain holds. Idempotent. The guest stays as it is,
+	// but for what would harm a later stock save: log-dirty mode and the
+	// suspend subscription are taken back.
+	Close() error
+}
+
+// Incoming is a guest that is being built here. Its methods are called by one
+// goroutine at a time, but Map and Unmap may be called by several at once,
+// each with a Batch of its own and no pfn in two of them.
+type Incoming interface {
+	Domid() uint32
+	// LoadStatic applies the records of Domain.StaticState. Called once,
+	// before the first Map.
+	LoadStatic(ctx context.Context, recs []savefmt.Record) error
+	// Map makes present the pages b.PFNs whose b.Types say that they exist
+	// (PageType.Populated), and fills b.Pages with a writable view of each
+	// whose type has contents (PageType.HasData); the others are nil. New
+	// pages hold zeros if NewPagesZero, else anything.
+	Map(b *Batch) error
+	Unmap(b *Batch) error
+	NewPagesZero() bool
+	// Finish applies the records of Domain.FinalState and completes the
+	// guest with its devices. On return it is whole, paused, and has never
+	// run here.
+	Finish(ctx context.Context, recs []savefmt.Record) error
+	Rename(ctx context.Context, name string) error
+	// Unpause lets the guest run: the last step, after the commit.
+	Unpause(ctx context.Context) error
+	// Destroy ends the guest here, however far it was built. Idempotent.
+	Destroy(ctx context.Context) error
+	// Close frees what the Incoming holds. Idempotent. A guest on which
+	// Finish has not succeeded is destroyed; a finished one stays as it is.
+	Close() error
+}
+
+// DirtyStats is what one CleanDirty found.
+type DirtyStats struct {
+	Dirty uint64 // pages in the bitmap
+}
