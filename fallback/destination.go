@@ -21,7 +21,8 @@ const (
 	DoSendReady   Action = "send READY"
 	DoStart       Action = "rename and unpause the guest"
 	DoSendStarted Action = "send STARTED"
-	DoDiscard     Action = "destroy the copy, then say DISCARDED"
+	DoDiscard     Action = "say DISCARDED, destroy the copy"
+	DoUnmake      Action = "destroy the copy, then say DISCARDED"
 )
 
 // Destination is the table of the receiving end.
@@ -31,6 +32,6 @@ var Destination = Table{
 	{DestinationReady, EventGo, DestinationStarting, DoStart, "the source does not resume it by itself any more"},
 	{DestinationReady, EventFailure, DestinationDiscarded, DoDiscard, "without GO it may not start; the source still has it"},
 	{DestinationStarting, EventUnpaused, DestinationRunning, DoSendStarted, "the guest has moved"},
-	{DestinationStarting, EventFailure, DestinationDiscarded, DoDiscard, "it has not run here, and after this it never will"},
+	{DestinationStarting, EventFailure, DestinationDiscarded, DoUnmake, "it may have been about to run: DISCARDED is true only when it is gone"},
 	{DestinationRunning, EventFailure, DestinationRunning, DoNothing, "it runs here, whatever becomes of the link"},
 }

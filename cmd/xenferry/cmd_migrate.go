@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/xenferry/xenferry/xen"
+)
+
+func migrateCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "migrate",
+		Usage:     "move a running guest to another host",
+		ArgsUsage: "<domain> <host>",
+		Description: "Moves the guest while it runs, as xl migrate does: memory is copied in rounds,\n" +
+			"then the guest is suspended for the rest, and runs on at <host>. If anything\n" +
+			"fails it runs on here. <host> is what ssh takes, or sim:NAME for a simulated\n" +
+			"host. The options of one letter mean what they mean for xl migrate.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "s", Value: "ssh", Usage: "use `sshcommand` instead of ssh; it is passed to sh. Empty: <host> itself is the whole command that starts the receiver"},
+			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background at <host> for the death of the domain"},
+			&cli.StringFlag{Name: "C", Usage: "send the configuration in the file `config` instead of the one that the guest was made with"},
+			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused at <host>"},
+			&cli.BoolFlag{Name: "D", Usage: "preserve the domain id"},
+			&cli.BoolFlag{Name: "debug", Usage: "send all memory once more while the guest is suspended, and compare; the pause gets much longer"},
+			&cli.BoolFlag{Name: "memory-hash", Usage: "compare a hash of all memory before the guest runs; the pause gets longer"},
+			&cli.StringFlag{Name: "data", Value: string(xen.DataTLS), Usage: "how the pages travel: `tls` (TCP connections of their own, encrypted), plain (the same, not encrypted), ssh (over the control connection)"},
+			&cli.IntFlag{Name: "connections", Value: 1, Usage: fmt.Sprintf("data connections, 1 to %d", xen.MaxConnections)},
+			&cli.StringFlag{Name: "receiver", Value: "xenferry", Usage: "the `command` that is xenferry at <host>"},
+			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to suspend"},
+			&cli.DurationFlag{Name: "silence-timeout", Value: xen.DefaultLimits.Silence, Usage: "give up when nothing at all comes from <host> for so long"},
+			jsonFlag,
+		},
+		OnUsageError: usageError,
+		Action:       migrate,
+	}
+}
+
+func migrate(c *cli.Context) error {
+	args, err := migrateArgs(c)
+	if err != nil {
+		return err
+	}
+	if c.NArg() != 2 {
+		return usagef("migrate takes <domain> <host>, not %d arguments (see xenferry migrate --help)", c.NArg())
+	}
+	host, err := openHost(c.Context, c.String("connect"))
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	info, err := host.Find(c.Context, c.Args().Get(0))
+	if err != nil {
+		return err
+	}
+	if c.IsSet("C") {
+		if args.Config, err = readConfig(c.Context, c.String("C")); err != nil {
+			return err
+		}
+	}
+	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
+	args.Observe = show.event
+	_, err = migrateTo(c.Context, host, info, c.Args().Get(1), receiverCommand(c, c.Args().Get(1)), args)
+	show.close()
+	return err
+}
+
+// migrateArgs turns the flags into options of the engine.
+func migrateArgs(c *cli.Context) (xen.SourceOptions, error) {
+	mode, err := xen.ParseDataMode(c.String("data"))
+	if err != nil {
+		return xen.SourceOptions{}, usageErr{err.Error()}
+	}
+	if n := c.Int("connections"); n < 1 || n > xen.MaxConnections {
+		return xen.SourceOptions{}, usagef("--connections %d: 1 to %d are possible", n, xen.MaxConnections)
+	}
+	for _, name := range []string{"suspend-timeout", "silence-timeout"} {
+		if d := c.Duration(name); d < time.Second {
+			return xen.SourceOptions{}, usagef("--%s %s: it must be one second or more", name, d)
+		}
+	}
+	return xen.SourceOptions{
+		Program: version(), Data: mode, Connections: c.Int("connections"),
+		Verify: c.Bool("debug"), MemoryHash: c.Bool("memory-hash"),
+		LeavePaused: c.Bool("p"), KeepDomid: c.Bool("D"),
+		Limits: xen.Limits{Suspend: c.Duration("suspend-timeout"), Silence: c.Duration("silence-timeout")},
+	}, nil
+}
+
+// receiverCommand returns the shell command that starts the receiver.
+func receiverCommand(c *cli.Context, host string) string {
+	flags := ""
+	if c.Bool("e") {
+		flags = " -e"
+	}
+	if strings.HasPrefix(host, simPrefix) {
+		self, err := os.Executable()
+		if err != nil {
+			self = os.Args[0]
+		}
+		return fmt.Sprintf("exec %s --connect %s migrate-receive%s", shellQuote(self), shellQuote(host), flags)
+	}
+	if c.String("s") == "" {
+		return host
+	}
+	return fmt.Sprintf("exec %s %s %s migrate-receive%s", c.String("s"), shellQuote(host), c.String("receiver"), flags)
+}
+
+// shellQuote quotes a word for sh.
+func shellQuote(word string) string {
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// migrateTo moves the guest to the receiver that command starts.
+func migrateTo(ctx context.Context, host xen.Host, guest xen.DomainInfo, peer, command string, opts xen.SourceOptions) (*xen.Report, error) {
+	// The program is started before libxl is at work on the guest: what libxl
+	// forks must not inherit its pipes.
+	t, err := startTransport(command)
+	if err != nil {
+		return nil, err
+	}
+	link := xen.NewLink(t, peer, opts.Limits)
+	defer link.Close()
+	dom, err := host.Open(ctx, guest.Domid)
+	if err != nil {
+		return nil, err
+	}
+	defer dom.Close()
+	report, err := xen.Migrate(ctx, host, dom, link, opts)
+	var failure *xen.MigrateError
+	if errors.As(err, &failure) && failure.Phase == xen.PhaseHello {
+		_ = link.Close()
+		if why := t.failure(); why != nil && errors.Is(err, xen.ErrPeerLost) {
+			failure.Cause = fmt.Errorf("%w: %w", failure.Cause, why)
+		}
+	}
+	return report, err
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/xenferry/xenferry/xen"
+)
+
+func receiveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "migrate-receive",
+		Usage: "take in one guest; started by migrate at the other end, over ssh",
+		Description: "Stdin and stdout are the control connection. The pages come over TCP\n" +
+			"connections to a port that this command opens, or, with --data ssh at the\n" +
+			"source, over stdin as well. Stderr is for people.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background for the death of the domain"},
+			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused, whatever the source asks for"},
+		},
+		OnUsageError: usageError,
+		Action:       receive,
+	}
+}
+
+func receive(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("migrate-receive takes no arguments")
+	}
+	uri := c.String("connect")
+	link := xen.NewLink(stdio{}, "source", xen.Limits{})
+	defer link.Close()
+	host, err := openHost(c.Context, uri)
+	if err != nil {
+		link.Refuse(err)
+		return err
+	}
+	defer host.Close()
+	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents}
+	if strings.HasPrefix(uri, simPrefix) {
+		opts.Listen = []net.IP{net.IPv4(127, 0, 0, 1)} // both simulated hosts are on this machine
+	}
+	opts.Prefer = sshAddress(os.Getenv("SSH_CONNECTION"))
+	report, err := xen.Receive(c.Context, host, link, opts)
+	if err != nil {
+		return err
+	}
+	logrus.Infof("guest %s from %s is domain %d here", report.Guest.Name, report.From, report.Domid)
+	return watchDeath(c, host, report)
+}
+
+// sshAddress returns the address of this host that the source's ssh reached,
+// nil if there is none: SSH_CONNECTION is "client port server port", see ssh(1).
+func sshAddress(connection string) net.IP {
+	if fields := strings.Fields(connection); len(fields) == 4 {
+		return net.ParseIP(fields[2])
+	}
+	return nil
+}
+
+// stdio is the control connection of the receiver.
+type stdio struct{}
+
+func (stdio) Read(p []byte) (int, error)  { return os.Stdin.Read(p) }
+func (stdio) Write(p []byte) (int, error) { return os.Stdout.Write(p) }
+func (stdio) Close() error                { return errors.Join(os.Stdin.Close(), os.Stdout.Close()) }
+
+var _ io.ReadWriteCloser = stdio{}
+
+// logEvents writes the events that a person at the receiver should know.
+func logEvents(e xen.Event) {
+	switch e.Kind {
+	case xen.EventPhase:
+		logrus.Debugf("phase %s", e.Phase)
+	case xen.EventNote:
+		logrus.Warn(e.Text)
+	}
+}

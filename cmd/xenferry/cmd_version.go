@@ -1,0 +1,58 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/xenferry/xenferry/xen"
+	"github.com/xenferry/xenferry/xen/xl"
+)
+
+// release is set by the Makefile from the version control system.
+var release = ""
+
+// version returns the release, or else what the Go toolchain knows.
+func version() string {
+	if release != "" {
+		return release
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+type versionInfo struct {
+	Version     string `json:"version"`
+	ProtocolMin int    `json:"protocol_min"`
+	ProtocolMax int    `json:"protocol_max"`
+	Xen         string `json:"xen"` // the Xen release it was built for; empty: simulated hosts only
+	Go          string `json:"go"`
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "version",
+		Usage: "print the version, the protocol versions and the Xen release that it was built for",
+		Flags: []cli.Flag{jsonFlag},
+		Action: func(c *cli.Context) error {
+			v := versionInfo{version(), xen.ProtocolMin, xen.ProtocolMax, xl.BuiltFor(), runtime.Version()}
+			if c.Bool(jsonFlag.Name) {
+				return json.NewEncoder(c.App.Writer).Encode(v)
+			}
+			built := "built without Xen support: simulated hosts only"
+			if v.Xen != "" {
+				built = "built for Xen " + v.Xen
+			}
+			_, err := fmt.Fprintf(c.App.Writer, "xenferry %s, protocol %d to %d, %s, %s\n",
+				v.Version, v.ProtocolMin, v.ProtocolMax, built, v.Go)
+			return err
+		},
+	}
+}
+
+var jsonFlag = &cli.BoolFlag{Name: "json", Usage: "print JSON, for programs"}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+)
+
+// maxConfigFile bounds a configuration file in bytes.
+const maxConfigFile = 1 << 20
+
+// readConfig reads a guest's configuration for -C: the JSON form of
+// libxl_domain_config as it is, anything else by xl's own parser, through
+// `xl create --dryrun`.
+func readConfig(ctx context.Context, path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("-C: %w", err)
+	}
+	if info.Size() > maxConfigFile {
+		return nil, fmt.Errorf("-C %s: %d bytes, the limit is %d", path, info.Size(), maxConfigFile)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("-C: %w", err)
+	}
+	if json.Valid(text) {
+		return text, nil
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, "xl", "create", "--quiet", "--dryrun", path)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("-C %s: xl cannot read it: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return dryRunConfig(path, out)
+}
+
+// dryRunConfig takes the configuration out of what `xl create --dryrun` prints:
+// lines for people, then {"domid": …, "config": {…}} or the configuration alone.
+func dryRunConfig(path string, out []byte) ([]byte, error) {
+	start := bytes.IndexByte(out, '{')
+	if start < 0 {
+		return nil, fmt.Errorf("-C %s: xl printed no configuration", path)
+	}
+	var wrapped struct {
+		Config json.RawMessage `json:"config"`
+	}
+	var whole json.RawMessage
+	if err := json.NewDecoder(bytes.NewReader(out[start:])).Decode(&whole); err != nil {
+		return nil, fmt.Errorf("-C %s: what xl printed is no JSON: %w", path, err)
+	}
+	if err := json.Unmarshal(whole, &wrapped); err == nil && wrapped.Config != nil {
+		return wrapped.Config, nil
+	}
+	return whole, nil
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/xenferry/xenferry/xen"
+)
+
+// The exit codes of xenferry: scripts decide by them. docs/operations.md
+// explains what to do for each.
+const (
+	exitOK        = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitNoDomain  = 3
+	exitNoPeer    = 4
+	exitRefused   = 5
+	exitAtSource  = 6
+	exitInDoubt   = 7
+	exitSuspended = 8
+	exitLeftover  = 9
+	exitCancelled = 130
+)
+
+const exitCodesHelp = `Exit codes:
+   0    done
+   1    failed, for a reason that none of the others names
+   2    the command line is wrong
+   3    no such domain
+   4    the other host cannot be reached, has no xenferry, or one of another protocol version
+   5    the other host refused before anything was sent: name in use, not enough memory, unsupported guest
+   6    the migration failed; the guest runs on at the source
+   7    in doubt: the guest was handed over, and no answer came; it is kept suspended at the source
+   8    the migration failed, and the guest at the source could not be resumed
+   9    the guest has moved, but its suspended copy at the source could not be destroyed
+   130  cancelled; the guest runs on at the source`
+
+// usageErr is a mistake on the command line.
+type usageErr struct{ text string }
+
+func (e usageErr) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return usageErr{fmt.Sprintf(format, args...)} }
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	name := c.App.Name
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
+		name += " " + c.Command.Name
+	}
+	return usagef("%v (see %s --help)", err, name)
+}
+
+// exitCode maps an error to the exit code: the one place where that is done.
+func exitCode(err error) int {
+	var usage usageErr
+	var failure *xen.MigrateError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &failure):
+		return migrateExitCode(failure)
+	case errors.Is(err, context.Canceled):
+		return exitCancelled
+	case errors.Is(err, xen.ErrNoDomain):
+		return exitNoDomain
+	case isRefusal(err):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+func migrateExitCode(e *xen.MigrateError) int {
+	switch e.Outcome {
+	case xen.OutcomeInDoubt:
+		return exitInDoubt
+	case xen.OutcomeSuspended:
+		return exitSuspended
+	case xen.OutcomeLeftover:
+		return exitLeftover
+	}
+	switch {
+	case errors.Is(e, context.Canceled):
+		return exitCancelled
+	case errors.Is(e, xen.ErrVersion):
+		return exitNoPeer
+	case e.Phase != xen.PhaseHello:
+		return exitAtSource
+	case isRefusal(e):
+		return exitRefused
+	case errors.Is(e, xen.ErrPeerLost), errors.Is(e, xen.ErrPeerSilent), errors.Is(e, xen.ErrNotPeer):
+		return exitNoPeer
+	}
+	return exitAtSource
+}
+
+func isRefusal(err error) bool {
+	return errors.Is(err, xen.ErrNameTaken) || errors.Is(err, xen.ErrNoMemory) || errors.Is(err, xen.ErrUnsupported)
+}

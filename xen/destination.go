@@ -1,0 +1,352 @@
+package xen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/xenferry/xenferry/fallback"
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// DestinationOptions says how a guest is taken in.
+type DestinationOptions struct {
+	Program string // version of this program
+	// Listen lists the local IP addresses on which data connections are taken;
+	// none: all addresses of this host.
+	Listen []net.IP
+	// Prefer is the address that the source should try first, if set: the one
+	// by which it has reached this host already.
+	Prefer net.IP
+	// LeavePaused leaves the guest paused even if the source does not ask for it.
+	LeavePaused bool
+	Limits      Limits
+	Observe     Observer
+}
+
+// ReceiveReport is what the destination knows of a migration.
+type ReceiveReport struct {
+	ID      string     `json:"id"`
+	Guest   DomainInfo `json:"guest"` // as it was at the source
+	From    string     `json:"from"`
+	Domid   uint32     `json:"domid"` // here
+	Running bool       `json:"running"`
+}
+
+// destination is the receiving end of one migration.
+type destination struct {
+	host Host
+	link *Link
+	opts DestinationOptions
+
+	phaseRunner
+	machine *fallback.Machine
+	report  *ReceiveReport
+
+	hello    *hello
+	incoming Incoming
+	listener *dataListener
+	keys     *keyPair
+	mem      *memory
+	streams  int           // data connections
+	build    time.Duration // from the source's last word until the guest was whole
+}
+
+// Receive takes in one guest that arrives over link. On success it runs here,
+// or is paused if the source asked for that. On failure nothing of it is left,
+// and the source has been told why. The report is never nil.
+func Receive(ctx context.Context, host Host, link *Link, opts DestinationOptions) (*ReceiveReport, error) {
+	opts.Limits = opts.Limits.withDefaults()
+	d := &destination{
+		host: host, link: link, opts: opts,
+		phaseRunner: phaseRunner{observe: opts.Observe},
+		machine:     fallback.NewMachine(fallback.Destination),
+		report:      &ReceiveReport{},
+	}
+	return d.report, d.run(ctx)
+}
+
+func (d *destination) run(ctx context.Context) error {
+	defer d.close()
+	// The link's end ends every phase before GO: the source still has the guest.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(d.link.Context(), func() { cancel(context.Cause(d.link.Context())) })()
+
+	err := d.runAll(ctx, []phase{
+		{"hello", d.greet},
+		{"build", d.create},
+		{"static state", d.loadStatic},
+		{"memory", d.receiveMemory},
+		{"final state", d.finish},
+	})
+	if err == nil {
+		// GO counts even if the link broke right behind it.
+		after := context.WithoutCancel(ctx)
+		err = d.runAll(after, []phase{{"await go", d.awaitGo}, {"start", d.start}})
+	}
+	if err != nil {
+		return d.fail(err)
+	}
+	_, _, _ = d.link.receive(context.WithoutCancel(ctx), kindAck, d.opts.Limits.Undo) // so that the source's last word is not cut off
+	return nil
+}
+
+func (d *destination) close() {
+	if d.listener != nil {
+		_ = d.listener.Close()
+	}
+	if d.incoming != nil {
+		_ = d.incoming.Close()
+	}
+}
+
+// greet reads hello and checks what can be checked without the host.
+func (d *destination) greet(ctx context.Context) error {
+	m, _, err := d.link.receive(ctx, kindHello, d.opts.Limits.Connect)
+	if err != nil {
+		return err
+	}
+	h := m.Hello
+	d.hello = h
+	d.report.ID, d.report.Guest, d.report.From = h.ID, h.Guest, h.Host
+	switch {
+	case h.MaxVersion < ProtocolMin || h.MinVersion > ProtocolMax:
+		return fmt.Errorf("%w: the source (%s) speaks %d to %d, this program (%s) %d to %d; update the older one",
+			ErrVersion, h.Program, h.MinVersion, h.MaxVersion, d.opts.Program, ProtocolMin, ProtocolMax)
+	case h.Guest.Name == "" || len(h.Guest.Name) > 256:
+		return fmt.Errorf("%w: the guest's name has %d bytes, 1 to 256 are allowed", ErrCorrupt, len(h.Guest.Name))
+	case h.Pages == 0 || h.Pages > MaxPages:
+		return fmt.Errorf("%w: a guest of %d pages; 1 to %d are possible", ErrCorrupt, h.Pages, uint64(MaxPages))
+	case len(h.ID) != 32:
+		return fmt.Errorf("%w: migration id of %d characters, want 32", ErrCorrupt, len(h.ID))
+	}
+	_, err = ParseDataMode(string(h.Data))
+	return err
+}
+
+// create checks that the guest fits here, begins to build it and says where
+// its pages should go.
+func (d *destination) create(ctx context.Context) error {
+	info, err := d.host.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.nameFree(ctx); err != nil {
+		return err
+	}
+	spec := Spec{
+		Config: d.hello.Config, Name: d.hello.Guest.Name + suffixIncoming, Type: d.hello.Guest.Type,
+		Pages: d.hello.Pages, MemKiB: d.hello.Guest.MemKiB,
+	}
+	if d.hello.KeepDomid {
+		spec.Domid = d.hello.Guest.Domid
+	}
+	if d.incoming, err = d.host.Receive(ctx, spec); err != nil {
+		return err
+	}
+	d.report.Domid = d.incoming.Domid()
+	d.mem = newMemory(d.incoming, d.hello.Pages)
+	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name}
+	if d.hello.Data != DataControl {
+		if err := d.listen(answer); err != nil {
+			return err
+		}
+	}
+	return d.link.send(&message{Kind: kindWelcome, Welcome: answer})
+}
+
+// nameFree checks that no other guest here has the name that this one will
+// get. The guest itself may be here: it moves to the host that it is on.
+func (d *destination) nameFree(ctx context.Context) error {
+	domains, err := d.host.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, other := range domains {
+		if other.Name == d.hello.Guest.Name && other.UUID != d.hello.Guest.UUID {
+			return fmt.Errorf("%w: %q is domain %d here; rename or destroy it first", ErrNameTaken, other.Name, other.Domid)
+		}
+	}
+	return nil
+}
+
+// listen opens the port for the data connections and puts it into answer.
+func (d *destination) listen(answer *welcome) error {
+	var err error
+	if d.keys, err = newKeyPair(); err != nil {
+		return err
+	}
+	local := net.IP(nil)
+	if len(d.opts.Listen) > 0 {
+		local = d.opts.Listen[0]
+	}
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: local})
+	if err != nil {
+		return fmt.Errorf("opening a port for the data connections: %w", err)
+	}
+	answer.Token, answer.PublicKey = newToken(), d.keys.fingerprint
+	d.listener = &dataListener{
+		Listener: l, id: d.hello.ID, token: answer.Token,
+		mode: d.hello.Data, keys: d.keys, peerKey: d.hello.PublicKey,
+	}
+	answer.Addresses, err = addresses(d.opts, l.Addr().(*net.TCPAddr).Port)
+	return err
+}
+
+// loadStatic applies the state that must be there before any page.
+func (d *destination) loadStatic(ctx context.Context) error {
+	m, records, err := d.link.receive(ctx, kindStreams, d.opts.Limits.Handshake)
+	if err != nil {
+		return err
+	}
+	d.streams = m.Streams.Connections
+	if d.streams < 0 || d.streams > MaxConnections || (d.streams > 0 && d.listener == nil) {
+		return fmt.Errorf("%w: %d data connections", ErrCorrupt, d.streams)
+	}
+	return d.incoming.LoadStatic(ctx, records)
+}
+
+// receiveMemory takes all rounds of pages.
+func (d *destination) receiveMemory(ctx context.Context) error {
+	if d.streams == 0 {
+		return d.receiveOverControl(ctx)
+	}
+	conns, err := d.listener.accept(ctx, d.streams, d.opts.Limits.Connect)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() { closeAll(conns) })
+	defer closeAll(conns)
+	defer stop()
+	bar := newBarrier(ctx, len(conns))
+	var wg sync.WaitGroup
+	for _, conn := range conns {
+		wg.Go(func() {
+			if err := newPageReader(d.mem, bar).serve(conn.in); err != nil {
+				cancel(err) // the first cause stays
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// receiveOverControl lets the control connection carry the pages.
+func (d *destination) receiveOverControl(ctx context.Context) error {
+	reader := newPageReader(d.mem, newBarrier(ctx, 1))
+	ended := make(chan struct{})
+	d.link.onPages <- func(h savefmt.Header, in *frameReader) error {
+		err := reader.frame(h, in)
+		if err == nil && reader.ended {
+			close(ended)
+		}
+		return err
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// finish checks that the memory is whole, and completes the guest.
+func (d *destination) finish(ctx context.Context) error {
+	m, records, err := d.link.receive(ctx, kindFinal, d.opts.Limits.Ready)
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	if err := d.mem.settled(); err != nil {
+		return err
+	}
+	if err := d.checkHash(m.Final.MemoryHash); err != nil {
+		return err
+	}
+	if err := d.incoming.Finish(ctx, records); err != nil {
+		return err
+	}
+	d.build = time.Since(begun)
+	if _, err := d.machine.Step(fallback.EventBuilt); err != nil {
+		return err
+	}
+	return d.link.send(&message{Kind: kindReady})
+}
+
+func (d *destination) checkHash(want string) error {
+	if want == "" {
+		return nil
+	}
+	got, err := hashArrived(d.mem)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("%w: memory hash is %s here and %s at the source", ErrCorrupt, got, want)
+	}
+	return nil
+}
+
+func (d *destination) awaitGo(ctx context.Context) error {
+	if _, _, err := d.link.receive(ctx, kindGo, d.opts.Limits.Ready); err != nil {
+		return err
+	}
+	_, err := d.machine.Step(fallback.EventGo)
+	return err
+}
+
+// start gives the guest its name and lets it run.
+func (d *destination) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.opts.Limits.Undo)
+	defer cancel()
+	begun := time.Now()
+	if err := d.incoming.Rename(ctx, d.hello.Guest.Name); err != nil {
+		return err
+	}
+	if !d.hello.LeavePause && !d.opts.LeavePaused {
+		if err := d.incoming.Unpause(ctx); err != nil {
+			return err
+		}
+		d.report.Running = true
+	}
+	if _, err := d.machine.Step(fallback.EventUnpaused); err != nil {
+		return err
+	}
+	err := d.link.send(&message{Kind: kindStarted, Started: &started{
+		BuildNs: d.build.Nanoseconds(), StartNs: time.Since(begun).Nanoseconds(),
+	}})
+	if err != nil {
+		d.emit(Event{Kind: EventNote, Phase: d.current, Text: fmt.Sprintf(
+			"the guest runs here, but the source could not be told (%v): its suspended copy there must be destroyed", err)})
+	}
+	return nil
+}
+
+// fail does what the table says after a failure.
+func (d *destination) fail(cause error) error {
+	do, err := d.machine.Step(fallback.EventFailure)
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	if do == fallback.DoDiscard {
+		d.link.abort(cause) // it has never run and never will: the source need not wait for the rest
+	}
+	if d.incoming != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), d.opts.Limits.Undo)
+		defer cancel()
+		if err := d.incoming.Destroy(ctx); err != nil {
+			// A source in doubt is not told DISCARDED: the copy is still there.
+			return errors.Join(cause, fmt.Errorf("destroying the incomplete copy: %w", err))
+		}
+	}
+	if do == fallback.DoUnmake {
+		d.link.abort(cause)
+	}
+	return cause
+}

@@ -1,0 +1,41 @@
+package xen
+
+import "time"
+
+// Limits bounds every wait of a migration. A zero field means its default.
+type Limits struct {
+	Connect   time.Duration // the other program's first word, and each data connection
+	Handshake time.Duration // hello to welcome: the destination creates the domain
+	Silence   time.Duration // nothing at all came from the other end
+	Suspend   time.Duration // the guest's answer to the suspend request
+	Ready     time.Duration // the last page to READY: the destination builds devices
+	Commit    time.Duration // GO to STARTED
+	Undo      time.Duration // to put everything back after a failure
+}
+
+// DefaultLimits suit a loaded host; libxl alone may take 60 s for a device model.
+var DefaultLimits = Limits{
+	Connect:   30 * time.Second,
+	Handshake: 120 * time.Second,
+	Silence:   20 * time.Second,
+	Suspend:   10 * time.Second,
+	Ready:     120 * time.Second,
+	Commit:    60 * time.Second,
+	Undo:      60 * time.Second,
+}
+
+func (l Limits) withDefaults() Limits {
+	fill := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	fill(&l.Connect, DefaultLimits.Connect)
+	fill(&l.Handshake, DefaultLimits.Handshake)
+	fill(&l.Silence, DefaultLimits.Silence)
+	fill(&l.Suspend, DefaultLimits.Suspend)
+	fill(&l.Ready, DefaultLimits.Ready)
+	fill(&l.Commit, DefaultLimits.Commit)
+	fill(&l.Undo, DefaultLimits.Undo)
+	return l
+}

@@ -1,0 +1,391 @@
+package xen
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// abortLimit bounds the telling of a failure: the guest does not wait for it.
+const abortLimit = 2 * time.Second
+
+// pingEvery is how often an end that has nothing to say says so.
+const pingEvery = time.Second
+
+// Limits on what the other end may send ahead of being read.
+const (
+	maxQueued     = 256
+	maxStateBytes = 64 << 20
+)
+
+// Link is the control connection between the two ends of a migration. One
+// goroutine reads it, any may write. Its context ends with a cause as soon as
+// the other end gives up, falls silent, is lost or sends nonsense; what this end
+// has to say about that can still be written.
+type Link struct {
+	rw     io.ReadWriteCloser
+	limits Limits
+	peer   string // name of the other host, for errors
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	writeMu sync.Mutex
+	writing []byte
+
+	in         *frameReader
+	lastHeard  atomic.Int64 // UnixNano
+	queue      chan delivery
+	heardFrame bool           // it speaks our protocol; reader goroutine only
+	stateSize  int            // of queued records so far; reader goroutine only
+	onPages    chan frameSink // gets one value when the control connection is to carry pages
+	done       chan struct{}  // closed when the reader goroutine has ended
+	closeOnce  func() error
+}
+
+// delivery is one thing that came in: a message or a record.
+type delivery struct {
+	msg    *message
+	record savefmt.Record
+}
+
+// frameSink takes a frame of a data connection whose header was just read.
+type frameSink func(h savefmt.Header, in *frameReader) error
+
+// NewLink starts a link on a connection to peer, the other host's name. It
+// owns rw from now on, until Close.
+func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
+	l := &Link{
+		rw: rw, limits: limits.withDefaults(), peer: peer,
+		queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
+	}
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+	l.in = newFrameReader(heardReader{rw, &l.lastHeard})
+	l.lastHeard.Store(time.Now().UnixNano())
+	l.closeOnce = sync.OnceValue(rw.Close)
+	go l.read()
+	go l.ping()
+	return l
+}
+
+// heardReader notes the time of each read that brought something.
+type heardReader struct {
+	r    io.Reader
+	when *atomic.Int64
+}
+
+func (h heardReader) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	if n > 0 {
+		h.when.Store(time.Now().UnixNano())
+	}
+	return n, err
+}
+
+// Context ends, with a cause, when the link does.
+func (l *Link) Context() context.Context { return l.ctx }
+
+// Close ends the link and waits for its reader.
+func (l *Link) Close() error {
+	l.cancel(context.Canceled)
+	err := l.closeOnce()
+	select {
+	case <-l.done:
+	case <-time.After(pingEvery): // a blocking stdin cannot be interrupted; the process ends soon
+	}
+	return err
+}
+
+// read delivers what comes in, in order, until the connection ends.
+func (l *Link) read() {
+	defer close(l.done)
+	for {
+		if err := l.readOne(); err != nil {
+			l.cancel(err)
+			return
+		}
+	}
+}
+
+func (l *Link) readOne() error {
+	h, err := l.in.header()
+	if err != nil {
+		return l.lost(err)
+	}
+	l.heardFrame = true
+	switch h.Type {
+	case savefmt.FramePing:
+		return nil
+	case savefmt.FrameMessage:
+		body, err := l.in.body(h)
+		if err != nil {
+			return l.lost(err)
+		}
+		m, err := decodeMessage(body)
+		if err != nil {
+			return fmt.Errorf("from %s: %w", l.peer, err)
+		}
+		return l.deliver(m)
+	case savefmt.FrameState:
+		return l.readState(h)
+	case savefmt.FramePages, savefmt.FrameRoundEnd:
+		select {
+		case sink := <-l.onPages:
+			l.onPages <- sink // room for one, and this goroutine alone takes it
+			return sink(h, l.in)
+		case <-l.ctx.Done():
+			return context.Cause(l.ctx)
+		}
+	default:
+		return fmt.Errorf("%w: frame of type %d on the control connection", ErrCorrupt, h.Type)
+	}
+}
+
+func (l *Link) deliver(m *message) error {
+	if m.Kind == kindAbort {
+		err := &PeerError{Host: l.peer, Code: m.Abort.Code, Text: m.Abort.Text}
+		_ = l.push(delivery{msg: m}) // for a receive that waits for an answer, see commit
+		return err
+	}
+	return l.push(delivery{msg: m})
+}
+
+func (l *Link) readState(h savefmt.Header) error {
+	l.stateSize += int(h.Length)
+	if l.stateSize > maxStateBytes {
+		return fmt.Errorf("%w: %s sends more than %d MiB of state", ErrCorrupt, l.peer, maxStateBytes>>20)
+	}
+	body, err := l.in.body(h)
+	if err != nil {
+		return l.lost(err)
+	}
+	record, err := savefmt.ParseState(body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return l.push(delivery{record: record})
+}
+
+// push never waits, so that the reader goes on hearing the other end.
+func (l *Link) push(d delivery) error {
+	select {
+	case l.queue <- d:
+		return nil
+	default:
+		return fmt.Errorf("%w: %s sends more control messages than the protocol has", ErrCorrupt, l.peer)
+	}
+}
+
+// lost turns a read error into what it means for the migration.
+func (l *Link) lost(err error) error {
+	switch {
+	case errors.Is(err, savefmt.ErrNotFrame) && !l.heardFrame:
+		return fmt.Errorf("%s: %w (does a login script there print something?): %w", l.peer, ErrNotPeer, err)
+	case errors.Is(err, ErrCorrupt), errors.Is(err, savefmt.ErrNotFrame):
+		return fmt.Errorf("from %s: %w", l.peer, err)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("%s: %w", l.peer, ErrPeerLost)
+	default:
+		return fmt.Errorf("%s: %w: %w", l.peer, ErrPeerLost, err)
+	}
+}
+
+// ping sends pings, and ends the link when nothing came for Limits.Silence.
+func (l *Link) ping() {
+	ticker := time.NewTicker(pingEvery)
+	defer ticker.Stop()
+	frame := savefmt.AppendFrame(nil, savefmt.FramePing, nil)
+	go func() { // a write may block: it must not keep the silence from being noticed
+		for {
+			select {
+			case <-l.ctx.Done():
+				return
+			case <-ticker.C:
+				_ = l.write(frame)
+			}
+		}
+	}()
+	check := time.NewTicker(min(pingEvery, l.limits.Silence/4))
+	defer check.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-check.C:
+			silent := time.Since(time.Unix(0, l.lastHeard.Load()))
+			if silent > l.limits.Silence {
+				l.cancel(fmt.Errorf("%s: %w: nothing came for %s", l.peer, ErrPeerSilent, silent.Round(time.Second)))
+				_ = l.closeOnce() // a write may be blocked for ever
+				return
+			}
+		}
+	}
+}
+
+// write writes whole frames. It returns the link's cause when that has ended.
+func (l *Link) write(frames ...[]byte) error {
+	l.writeMu.Lock()
+	defer l.writeMu.Unlock()
+	for _, f := range frames {
+		if _, err := l.rw.Write(f); err != nil {
+			if cause := context.Cause(l.ctx); cause != nil {
+				return cause
+			}
+			return fmt.Errorf("%s: %w: %w", l.peer, ErrPeerLost, err)
+		}
+	}
+	return nil
+}
+
+// send sends a control message.
+func (l *Link) send(m *message) error {
+	body, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("control message %q: %w", m.Kind, err)
+	}
+	if len(body) > savefmt.MaxMessage {
+		return fmt.Errorf("control message %q has %d bytes, the limit is %d", m.Kind, len(body), savefmt.MaxMessage)
+	}
+	return l.write(savefmt.AppendFrame(nil, savefmt.FrameMessage, body))
+}
+
+// sendState sends the records, each in a frame.
+func (l *Link) sendState(records []savefmt.Record) error {
+	for _, r := range records {
+		frame, err := savefmt.AppendState(nil, r)
+		if err != nil {
+			return err
+		}
+		if err := l.write(frame); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Refuse tells the other end that this one cannot even begin.
+func (l *Link) Refuse(cause error) { l.abort(cause) }
+
+// abort tells the other end, if it still listens, why this one gives up.
+func (l *Link) abort(cause error) {
+	code := CodeOf(cause)
+	if errors.Is(cause, context.Canceled) {
+		code = CodeCancelled
+	}
+	text := cause.Error()
+	if len(text) > 4096 {
+		text = text[:4096]
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_ = l.send(&message{Kind: kindAbort, Abort: &abort{Code: code, Text: text}})
+	}()
+	select {
+	case <-sent:
+	case <-time.After(abortLimit):
+	}
+}
+
+// receive waits up to limit for the message of that kind, and returns the
+// state records that came before it. What has arrived counts even if the link
+// has ended since.
+func (l *Link) receive(ctx context.Context, kind string, limit time.Duration) (*message, []savefmt.Record, error) {
+	var records []savefmt.Record
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		d, err := l.next(ctx, timer.C)
+		switch {
+		case errors.Is(err, errLimit):
+			return nil, nil, fmt.Errorf("%s: %w: no %q within %s", l.peer, ErrPeerSilent, kind, limit)
+		case err != nil:
+			return nil, nil, err
+		case d.msg == nil:
+			records = append(records, d.record)
+		case d.msg.Kind == kind:
+			return d.msg, records, nil
+		case d.msg.Kind == kindAbort:
+			return nil, nil, &PeerError{Host: l.peer, Code: d.msg.Abort.Code, Text: d.msg.Abort.Text}
+		default:
+			return nil, nil, fmt.Errorf("%w: %s sent %q where %q was due", ErrCorrupt, l.peer, d.msg.Kind, kind)
+		}
+	}
+}
+
+var errLimit = errors.New("limit reached")
+
+func (l *Link) next(ctx context.Context, limit <-chan time.Time) (delivery, error) {
+	select { // what is there comes first
+	case d := <-l.queue:
+		return d, nil
+	default:
+	}
+	select {
+	case d := <-l.queue:
+		return d, nil
+	case <-l.ctx.Done():
+		select { // it may have come together with the end
+		case d := <-l.queue:
+			return d, nil
+		default:
+			return delivery{}, context.Cause(l.ctx)
+		}
+	case <-ctx.Done():
+		return delivery{}, context.Cause(ctx)
+	case <-limit:
+		return delivery{}, errLimit
+	}
+}
+
+// frameReader reads frames from a connection. It reads a little ahead, but
+// large payloads go straight to where they belong.
+type frameReader struct {
+	r    *bufio.Reader
+	head [savefmt.HeaderSize]byte
+}
+
+func newFrameReader(r io.Reader) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(r, 4096)}
+}
+
+// header reads the next frame's header.
+func (f *frameReader) header() (savefmt.Header, error) {
+	if _, err := io.ReadFull(f.r, f.head[:]); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) { // something shorter than a frame: show it
+			return savefmt.Header{}, fmt.Errorf("%w: the stream ends within a frame", io.ErrUnexpectedEOF)
+		}
+		return savefmt.Header{}, err
+	}
+	h, err := savefmt.ParseHeader(f.head[:])
+	if err != nil && !errors.Is(err, savefmt.ErrNotFrame) {
+		err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return h, err
+}
+
+// body reads a frame's body into new memory and checks it. h has passed
+// ParseHeader, so its length is within the limits of its type.
+func (f *frameReader) body(h savefmt.Header) ([]byte, error) {
+	body := make([]byte, h.Length)
+	return body, f.bodyInto(h, body)
+}
+
+// bodyInto reads a frame's body, or a pages frame's table, into buf.
+func (f *frameReader) bodyInto(h savefmt.Header, buf []byte) error {
+	if _, err := io.ReadFull(f.r, buf); err != nil {
+		return err
+	}
+	if err := h.CheckBody(buf); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return nil
+}

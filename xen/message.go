@@ -1,0 +1,125 @@
+package xen
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+)
+
+// The protocol versions that this program speaks. A version is raised when an
+// end that does not know the change would do harm; new kinds of messages that
+// may be ignored do not raise it.
+const (
+	ProtocolMin = 1
+	ProtocolMax = 1
+)
+
+// Kinds of control messages, in the order in which they are sent.
+const (
+	kindHello   = "hello"   // source: who I am, what comes
+	kindWelcome = "welcome" // destination: a domain is there to take it, and where to connect
+	kindStreams = "streams" // source: the static state is sent, this many data connections carry the pages
+	kindFinal   = "final"   // source: everything is sent
+	kindReady   = "ready"   // destination: the guest is whole, and paused
+	kindGo      = "go"      // source: it is yours
+	kindStarted = "started" // destination: it runs
+	kindAck     = "ack"     // source: mine is destroyed
+	kindAbort   = "abort"   // either: I give up; from the destination: the copy will never run
+)
+
+// message is one control message: its kind, and the part that the kind has.
+type message struct {
+	Kind    string   `json:"kind"`
+	Hello   *hello   `json:"hello,omitempty"`
+	Welcome *welcome `json:"welcome,omitempty"`
+	Streams *streams `json:"streams,omitempty"`
+	Final   *final   `json:"final,omitempty"`
+	Abort   *abort   `json:"abort,omitempty"`
+	Started *started `json:"started,omitempty"`
+}
+
+type hello struct {
+	MinVersion int             `json:"min_version"`
+	MaxVersion int             `json:"max_version"`
+	Program    string          `json:"program"` // version of the sending program, for people
+	ID         string          `json:"id"`      // of this migration, 32 hex digits
+	Host       string          `json:"host"`
+	Guest      DomainInfo      `json:"guest"`
+	Pages      uint64          `json:"pages"`
+	Config     json.RawMessage `json:"config"`
+	KeepDomid  bool            `json:"keep_domid,omitempty"`
+	LeavePause bool            `json:"leave_paused,omitempty"`
+	Data       DataMode        `json:"data"`
+	PublicKey  string          `json:"public_key"` // fingerprint of the sender's TLS key
+}
+
+type welcome struct {
+	Version   int      `json:"version"`
+	Program   string   `json:"program"`
+	Host      string   `json:"host"`
+	Addresses []string `json:"addresses,omitempty"` // host:port of the data listener, best first
+	PublicKey string   `json:"public_key,omitempty"`
+	Token     string   `json:"token,omitempty"`
+}
+
+type streams struct {
+	// Connections that carry pages, 1 to MaxConnections; 0: the control
+	// connection itself does.
+	Connections int `json:"connections"`
+}
+
+type final struct {
+	// MemoryHash is Hash over the guest's memory, if the source was asked for it.
+	MemoryHash string `json:"memory_hash,omitempty"`
+}
+
+type started struct {
+	// BuildNs is how long the destination took from the source's last word
+	// to READY, StartNs from GO until the guest was let run.
+	BuildNs int64 `json:"build_ns"`
+	StartNs int64 `json:"start_ns"`
+}
+
+type abort struct {
+	Code Code   `json:"code"`
+	Text string `json:"text"`
+}
+
+// attach is the first frame of a data connection.
+type attach struct {
+	ID    string `json:"id"`
+	Token string `json:"token"`
+	Index int    `json:"index"` // 0 to Connections-1
+}
+
+// decodeMessage reads a control message and checks that it has the part that
+// its kind needs.
+func decodeMessage(body []byte) (*message, error) {
+	var m message
+	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&m); err != nil {
+		return nil, fmt.Errorf("%w: control message: %w", ErrCorrupt, err)
+	}
+	var present bool
+	switch m.Kind {
+	case kindHello:
+		present = m.Hello != nil
+	case kindWelcome:
+		present = m.Welcome != nil
+	case kindStreams:
+		present = m.Streams != nil
+	case kindFinal:
+		present = m.Final != nil
+	case kindStarted:
+		present = m.Started != nil
+	case kindAbort:
+		present = m.Abort != nil
+	case kindReady, kindGo, kindAck:
+		present = true
+	default:
+		return nil, fmt.Errorf("%w: unknown control message %q", ErrCorrupt, m.Kind)
+	}
+	if !present {
+		return nil, fmt.Errorf("%w: control message %q without contents", ErrCorrupt, m.Kind)
+	}
+	return &m, nil
+}

@@ -1,0 +1,42 @@
+package xen
+
+import "time"
+
+// Report is what a migration did, for people and for --json.
+type Report struct {
+	ID      string     `json:"id"`
+	Guest   DomainInfo `json:"guest"`
+	From    string     `json:"from"`
+	To      string     `json:"to"`
+	Outcome Outcome    `json:"outcome"`
+	Error   string     `json:"error,omitempty"`
+	Code    Code       `json:"code,omitempty"`
+	// Data tells how the pages travelled, e.g. "tls 192.0.2.7:40123".
+	Data   string        `json:"data"`
+	Rounds []RoundStats  `json:"rounds"`
+	Phases []PhaseTime   `json:"phases"`
+	Total  time.Duration `json:"total_ns"`
+	// Downtime is from the moment that the guest was known to have stopped
+	// here until the destination's word that it runs came in: 0 unless moved.
+	Downtime time.Duration `json:"downtime_ns"`
+	// SuspendWait is from the request until the guest had stopped. Part of it
+	// the guest still ran.
+	SuspendWait time.Duration `json:"suspend_wait_ns"`
+	WireBytes   uint64        `json:"wire_bytes"`
+	PagesSent   uint64        `json:"pages_sent"` // with contents
+	PagesZero   uint64        `json:"pages_zero"`
+	MemoryHash  string        `json:"memory_hash,omitempty"`
+}
+
+// PhaseTime is how long one phase took.
+type PhaseTime struct {
+	Name string        `json:"name"`
+	Time time.Duration `json:"time_ns"`
+}
+
+func (r *Report) addRound(s RoundStats) {
+	r.Rounds = append(r.Rounds, s)
+	r.WireBytes += s.WireBytes
+	r.PagesZero += s.Zero
+	r.PagesSent += s.Pages - s.Zero - s.Empty
+}

@@ -1,0 +1,419 @@
+package xen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/xenferry/xenferry/fallback"
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// The suffixes that xl gives a guest's name while it exists on two hosts.
+const (
+	suffixIncoming = "--incoming"
+	suffixAway     = "--migratedaway"
+)
+
+// SourceOptions says how a guest is moved away.
+type SourceOptions struct {
+	Program string   // version of this program
+	Config  []byte   // send this configuration instead of Domain.Config, if set
+	Data    DataMode // default DataTLS
+	// Connections is the number of data connections, 1 to MaxConnections;
+	// 0 is 1. DataControl has none.
+	Connections int
+	Policy      Policy // default StockPolicy
+	Verify      bool   // send everything once more while suspended, to be compared
+	MemoryHash  bool   // compare a hash of all memory, taken while suspended
+	LeavePaused bool   // do not let it run at the destination
+	KeepDomid   bool   // give it the same domid there
+	Limits      Limits
+	Observe     Observer
+}
+
+// source is the sending end of one migration.
+type source struct {
+	host Host
+	dom  Domain
+	link *Link
+	opts SourceOptions
+
+	phaseRunner
+	machine *fallback.Machine
+	report  *Report
+	started time.Time
+
+	keys    *keyPair
+	welcome *welcome
+	conns   []net.Conn
+	pages   *sender
+	dirty   Bitmap
+	round   int
+	renamed bool
+
+	stopped time.Time // the guest was known to have stopped
+}
+
+// Migrate moves the guest dom away over link. On success it runs at the
+// destination and is destroyed here. On failure the error is a *MigrateError
+// that says where the guest is. The end of ctx cancels the migration, until GO
+// is sent. The report is never nil.
+func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts SourceOptions) (*Report, error) {
+	opts.Limits = opts.Limits.withDefaults()
+	if opts.Policy == nil {
+		opts.Policy = StockPolicy
+	}
+	if opts.Data == "" {
+		opts.Data = DataTLS
+	}
+	s := &source{
+		host: host, dom: dom, link: link, opts: opts, started: time.Now(),
+		phaseRunner: phaseRunner{observe: opts.Observe},
+		machine:     fallback.NewMachine(fallback.Source),
+		report:      &Report{ID: newID(), To: link.peer},
+	}
+	err := s.run(ctx)
+	s.finishReport(err)
+	return s.report, err
+}
+
+func (s *source) run(ctx context.Context) error {
+	defer func() { closeAll(s.conns) }()
+	// The link's end, whatever its cause, ends every phase before the commit.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.link.Context(), func() { cancel(context.Cause(s.link.Context())) })()
+
+	err := s.runAll(ctx, []phase{
+		{PhaseHello, s.hello},
+		{"connect", s.connect},
+		{"log-dirty", s.startLogDirty},
+		{"copy", s.copyLive},
+		{"suspend", s.suspend},
+		{"last pages", s.copyLast},
+		{"verify", s.verify},
+		{"final state", s.finalState},
+		{"destination ready", s.awaitReady},
+		{"rename", s.rename},
+	})
+	if err != nil {
+		return s.fail(err)
+	}
+	// From here on a cancel comes too late: only the other side's word counts.
+	after := context.WithoutCancel(ctx)
+	if err := s.runAll(after, []phase{{"commit", s.commit}}); err != nil {
+		return s.fail(err)
+	}
+	if err := s.runAll(after, []phase{{"destroy", s.destroy}}); err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+// hello introduces the guest and waits until a domain is there to take it.
+func (s *source) hello(ctx context.Context) error {
+	info, err := s.dom.Info(ctx)
+	if err != nil {
+		return err
+	}
+	host, err := s.host.Info(ctx)
+	if err != nil {
+		return err
+	}
+	s.report.Guest, s.report.From = info, host.Name
+	if info.State != StateRunning {
+		return fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
+	}
+	config := s.opts.Config
+	if config == nil {
+		if config, err = s.dom.Config(ctx); err != nil {
+			return err
+		}
+	}
+	if s.keys, err = newKeyPair(); err != nil {
+		return err
+	}
+	err = s.link.send(&message{Kind: kindHello, Hello: &hello{
+		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
+		ID: s.report.ID, Host: host.Name, Guest: info, Pages: s.dom.Pages(), Config: config,
+		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
+		Data: s.opts.Data, PublicKey: s.keys.fingerprint,
+	}})
+	if err != nil {
+		return err
+	}
+	m, _, err := s.link.receive(ctx, kindWelcome, s.opts.Limits.Handshake)
+	if err != nil {
+		return err
+	}
+	s.welcome = m.Welcome
+	if s.welcome.Host != "" {
+		s.report.To = s.welcome.Host
+	}
+	if v := s.welcome.Version; v < ProtocolMin || v > ProtocolMax {
+		return fmt.Errorf("%w: %s chose version %d, this program speaks %d to %d",
+			ErrVersion, s.link.peer, v, ProtocolMin, ProtocolMax)
+	}
+	return nil
+}
+
+// connect opens the data connections and sends the static state.
+func (s *source) connect(ctx context.Context) error {
+	static, err := s.dom.StaticState(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.link.sendState(static); err != nil {
+		return err
+	}
+	if s.opts.Data != DataControl {
+		n := min(max(s.opts.Connections, 1), MaxConnections)
+		conns, addr, err := dialStreams(ctx, s.welcome, s.report.ID, s.opts.Data, n, s.keys, s.opts.Limits.Connect)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			s.note("no data connection (%v): the pages go over the control connection", err)
+		}
+		s.conns = conns
+		s.report.Data = fmt.Sprintf("%s %s", s.opts.Data, addr)
+	}
+	var outs []frameWriter
+	for _, c := range s.conns {
+		outs = append(outs, connWriter{c})
+	}
+	if len(outs) == 0 {
+		s.report.Data = "control connection"
+		outs = append(outs, s.link)
+	}
+	s.pages = newSender(s.dom, outs)
+	return s.link.send(&message{Kind: kindStreams, Streams: &streams{Connections: len(s.conns)}})
+}
+
+func (s *source) note(format string, args ...any) {
+	s.emit(Event{Kind: EventNote, Phase: s.current, Text: fmt.Sprintf(format, args...)})
+}
+
+func (s *source) startLogDirty(ctx context.Context) error {
+	s.dirty = NewBitmap(s.dom.Pages())
+	s.dirty.SetAll(s.dom.Pages())
+	return s.dom.StartLogDirty(ctx)
+}
+
+// copyLive sends rounds while the guest runs, until the policy says stop. The
+// pages that the last CleanDirty found are left for copyLast.
+func (s *source) copyLive(ctx context.Context) error {
+	for {
+		stats, err := s.sendRound(ctx, savefmt.FlagLive)
+		if err != nil {
+			return err
+		}
+		found, err := s.dom.CleanDirty(ctx, s.dirty, false)
+		if err != nil {
+			return err
+		}
+		stats.Dirty = found.Dirty
+		s.endRound(stats)
+		if s.opts.Policy(s.report.Rounds) {
+			return nil
+		}
+	}
+}
+
+// sendRound sends the pages in s.dirty while it reports progress. A blocked
+// write ends when ctx does.
+func (s *source) sendRound(ctx context.Context, flags uint16) (RoundStats, error) {
+	defer context.AfterFunc(ctx, func() { closeAll(s.conns) })()
+	stop := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.pages.watch(stop, s.observe)
+	}()
+	stats, err := s.pages.send(ctx, s.round, s.dirty, flags)
+	close(stop)
+	<-stopped
+	s.round++
+	return stats, err
+}
+
+func (s *source) endRound(stats RoundStats) {
+	s.report.addRound(stats)
+	s.emit(Event{Kind: EventRound, Round: &stats})
+}
+
+func (s *source) suspend(ctx context.Context) error {
+	asked := time.Now()
+	suspendCtx, cancel := context.WithTimeoutCause(ctx, s.opts.Limits.Suspend,
+		fmt.Errorf("%w within %s", ErrSuspendRefused, s.opts.Limits.Suspend))
+	defer cancel()
+	if err := s.dom.Suspend(suspendCtx); err != nil {
+		return err
+	}
+	s.stopped = time.Now()
+	s.report.SuspendWait = s.stopped.Sub(asked)
+	_, err := s.machine.Step(fallback.EventSuspended)
+	return err
+}
+
+// copyLast sends what the guest wrote since the last live round began.
+func (s *source) copyLast(ctx context.Context) error {
+	late := NewBitmap(s.dom.Pages())
+	found, err := s.dom.CleanDirty(ctx, late, true)
+	if err != nil {
+		return err
+	}
+	s.report.Rounds[len(s.report.Rounds)-1].Dirty += found.Dirty
+	for i, word := range late {
+		s.dirty[i] |= word
+	}
+	flags := uint16(0)
+	if !s.opts.Verify {
+		flags |= savefmt.FlagLast
+	}
+	stats, err := s.sendRound(ctx, flags)
+	if err != nil {
+		return err
+	}
+	s.endRound(stats)
+	return nil
+}
+
+// verify sends all pages again, to be compared. The guest is suspended.
+func (s *source) verify(ctx context.Context) error {
+	if !s.opts.Verify {
+		return nil
+	}
+	s.dirty.SetAll(s.dom.Pages())
+	stats, err := s.sendRound(ctx, savefmt.FlagVerify|savefmt.FlagLast)
+	if err != nil {
+		return err
+	}
+	s.endRound(stats)
+	return nil
+}
+
+func (s *source) finalState(ctx context.Context) error {
+	records, err := s.dom.FinalState(ctx)
+	if err != nil {
+		return err
+	}
+	if s.opts.MemoryHash {
+		if s.report.MemoryHash, err = hashMemory(s.dom); err != nil {
+			return err
+		}
+	}
+	if err := s.link.sendState(records); err != nil {
+		return err
+	}
+	return s.link.send(&message{Kind: kindFinal, Final: &final{MemoryHash: s.report.MemoryHash}})
+}
+
+func (s *source) awaitReady(ctx context.Context) error {
+	if _, _, err := s.link.receive(ctx, kindReady, s.opts.Limits.Ready); err != nil {
+		return err
+	}
+	_, err := s.machine.Step(fallback.EventReady)
+	return err
+}
+
+// rename frees the guest's name here, as xl does: the destination may be the
+// same host.
+func (s *source) rename(ctx context.Context) error {
+	if err := s.dom.Rename(ctx, s.report.Guest.Name+suffixAway); err != nil {
+		return err
+	}
+	s.renamed = true
+	return nil
+}
+
+// commit hands the guest over.
+func (s *source) commit(ctx context.Context) error {
+	if err := context.Cause(s.link.Context()); err != nil {
+		return err // lost before GO: no reason for doubt
+	}
+	if _, err := s.machine.Step(fallback.EventSendGo); err != nil {
+		return err
+	}
+	if err := s.link.send(&message{Kind: kindGo}); err != nil {
+		return err
+	}
+	if _, _, err := s.link.receive(ctx, kindStarted, s.opts.Limits.Commit); err != nil {
+		return err
+	}
+	s.report.Downtime = time.Since(s.stopped)
+	_, err := s.machine.Step(fallback.EventStarted)
+	return err
+}
+
+// destroy ends the guest here. It runs at the destination.
+func (s *source) destroy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Limits.Undo)
+	defer cancel()
+	if err := s.dom.Destroy(ctx); err != nil {
+		return err
+	}
+	if _, err := s.machine.Step(fallback.EventDestroyed); err != nil {
+		return err
+	}
+	_ = s.link.send(&message{Kind: kindAck}) // only so that the other end need not wait
+	return nil
+}
+
+// fail does what the table says after a failure: the one place where a guest
+// is resumed.
+func (s *source) fail(cause error) *MigrateError {
+	seen := time.Now()
+	event := fallback.EventFailure
+	var said *PeerError
+	if s.machine.State() == fallback.SourceInDoubt && errors.As(cause, &said) {
+		event = fallback.EventDiscarded
+	}
+	stopped := s.machine.State() != fallback.SourceRunning
+	failure := &MigrateError{Phase: s.current, Cause: cause}
+	do, err := s.machine.Step(event)
+	if err != nil {
+		failure.Cleanup = err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
+	defer cancel()
+	switch {
+	case do == fallback.DoResume:
+		failure.Outcome = OutcomeAtSource
+		if err := s.dom.Resume(ctx); err != nil {
+			failure.Outcome, failure.Cleanup = OutcomeSuspended, fmt.Errorf("resuming it failed: %w", err)
+		} else if stopped {
+			failure.ResumedAfter = time.Since(seen)
+		}
+		s.link.abort(cause)
+		failure.Cleanup = errors.Join(failure.Cleanup, s.dom.StopLogDirty(ctx), s.renameBack(ctx))
+	case s.machine.State() == fallback.SourceInDoubt:
+		failure.Outcome = OutcomeInDoubt
+	default:
+		failure.Outcome = OutcomeLeftover
+	}
+	return failure
+}
+
+func (s *source) renameBack(ctx context.Context) error {
+	if !s.renamed {
+		return nil
+	}
+	s.renamed = false
+	return s.dom.Rename(ctx, s.report.Guest.Name)
+}
+
+func (s *source) finishReport(err error) {
+	r := s.report
+	r.Total = time.Since(s.started)
+	r.Phases = s.times
+	r.Outcome = OutcomeMoved
+	var failure *MigrateError
+	if errors.As(err, &failure) {
+		r.Outcome, r.Error, r.Code = failure.Outcome, failure.Error(), CodeOf(failure)
+	}
+	s.emit(Event{Kind: EventEnd, Report: r, Text: r.Error})
+}

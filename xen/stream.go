@@ -1,0 +1,194 @@
+package xen
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// DataMode is how the pages travel.
+type DataMode string
+
+// The data modes.
+const (
+	// DataTLS: TCP connections beside the control connection, in TLS 1.3 with
+	// keys made for this migration and exchanged over the control connection.
+	DataTLS DataMode = "tls"
+	// DataPlain: the same without encryption, for a link that is trusted.
+	DataPlain DataMode = "plain"
+	// DataControl: over the control connection itself, where nothing but ssh
+	// passes.
+	DataControl DataMode = "ssh"
+)
+
+// ParseDataMode reads the value of --data.
+func ParseDataMode(s string) (DataMode, error) {
+	switch m := DataMode(s); m {
+	case DataTLS, DataPlain, DataControl:
+		return m, nil
+	}
+	return "", fmt.Errorf("--data %q: it is one of tls, plain, ssh", s)
+}
+
+// MaxConnections bounds the data connections of one migration.
+const MaxConnections = 64
+
+// maxAttach bounds the first frame of a data connection: it comes from
+// somebody who has not shown the token yet.
+const maxAttach = 1024
+
+// dialStreams opens n data connections to the first of the addresses that
+// answers. limit bounds all of it.
+func dialStreams(ctx context.Context, w *welcome, id string, mode DataMode, n int, keys *keyPair, limit time.Duration) ([]net.Conn, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var failures []error
+	for _, addr := range w.Addresses {
+		conns, err := dialAll(ctx, addr, w, id, mode, n, keys)
+		if err == nil {
+			return conns, addr, nil
+		}
+		failures = append(failures, err)
+	}
+	return nil, "", errors.Join(failures...)
+}
+
+func dialAll(ctx context.Context, addr string, w *welcome, id string, mode DataMode, n int, keys *keyPair) ([]net.Conn, error) {
+	var conns []net.Conn
+	for i := range n {
+		conn, err := dialOne(ctx, addr, w.PublicKey, mode, keys)
+		if err == nil {
+			conns = append(conns, conn)
+			err = sendAttach(ctx, conn, attach{ID: id, Token: w.Token, Index: i})
+		}
+		if err != nil {
+			closeAll(conns)
+			return nil, fmt.Errorf("data connection to %s: %w", addr, err)
+		}
+	}
+	return conns, nil
+}
+
+// dialTimeout bounds one attempt at one address, so that a filtered address
+// does not eat the time for the next.
+const dialTimeout = 5 * time.Second
+
+func dialOne(ctx context.Context, addr, peerKey string, mode DataMode, keys *keyPair) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil || mode == DataPlain {
+		return conn, err
+	}
+	return keys.client(ctx, conn, peerKey)
+}
+
+func sendAttach(ctx context.Context, conn net.Conn, a attach) error {
+	body, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetWriteDeadline(deadline)
+	}
+	if _, err := conn.Write(savefmt.AppendFrame(nil, savefmt.FrameAttach, body)); err != nil {
+		return err
+	}
+	return conn.SetWriteDeadline(time.Time{})
+}
+
+// dataListener takes the data connections at the destination.
+type dataListener struct {
+	net.Listener
+	id, token string
+	mode      DataMode
+	keys      *keyPair
+	peerKey   string
+}
+
+// dataConn is an accepted data connection. The reader may hold bytes that
+// came after the attach frame.
+type dataConn struct {
+	net.Conn
+	in *frameReader
+}
+
+// accept waits for the n connections that show the token. Others are turned
+// away, without ending the wait.
+func (d *dataListener) accept(ctx context.Context, n int, limit time.Duration) ([]*dataConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = d.Close() })()
+	var conns []*dataConn
+	taken := make([]bool, n)
+	var refused error
+	for len(conns) < n {
+		raw, err := d.Accept()
+		if err != nil {
+			closeAll(conns)
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			return nil, errors.Join(fmt.Errorf("%d of %d data connections came: %w", len(conns), n, err), refused)
+		}
+		conn, index, err := d.admit(ctx, raw, n)
+		switch {
+		case err != nil:
+			refused = fmt.Errorf("turned away %s: %w", raw.RemoteAddr(), err)
+			_ = raw.Close()
+		case taken[index]:
+			_ = conn.Close()
+		default:
+			conns, taken[index] = append(conns, conn), true
+		}
+	}
+	return conns, nil
+}
+
+func (d *dataListener) admit(ctx context.Context, raw net.Conn, n int) (*dataConn, int, error) {
+	if err := raw.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return nil, 0, err
+	}
+	conn := raw
+	if d.mode == DataTLS {
+		var err error
+		if conn, err = d.keys.server(ctx, raw, d.peerKey); err != nil {
+			return nil, 0, err
+		}
+	}
+	in := newFrameReader(conn)
+	h, err := in.header()
+	if err != nil {
+		return nil, 0, err
+	}
+	if h.Type != savefmt.FrameAttach || h.Length > maxAttach {
+		return nil, 0, fmt.Errorf("%w: a data connection begins with a frame of type %d and %d bytes", ErrCorrupt, h.Type, h.Length)
+	}
+	body, err := in.body(h)
+	if err != nil {
+		return nil, 0, err
+	}
+	var a attach
+	if err := json.Unmarshal(body, &a); err != nil {
+		return nil, 0, fmt.Errorf("%w: attach: %w", ErrCorrupt, err)
+	}
+	if a.ID != d.id || subtle.ConstantTimeCompare([]byte(a.Token), []byte(d.token)) != 1 {
+		return nil, 0, errors.New("wrong token: it belongs to another migration")
+	}
+	if a.Index < 0 || a.Index >= n {
+		return nil, 0, fmt.Errorf("%w: data connection %d of %d", ErrCorrupt, a.Index, n)
+	}
+	return &dataConn{Conn: conn, in: in}, a.Index, raw.SetDeadline(time.Time{})
+}
+
+func closeAll[C net.Conn](conns []C) {
+	for _, c := range conns {
+		_ = c.Close()
+	}
+}
