@@ -97,7 +97,7 @@ func (d *destination) run(ctx context.Context) error {
 
 func (d *destination) close() {
 	if d.listener != nil {
-		_ = d.listener.Close()
+		d.listener.stop()
 	}
 	if d.incoming != nil {
 		_ = d.incoming.Close()
@@ -192,7 +192,9 @@ func (d *destination) listen(answer *welcome) error {
 	d.listener = &dataListener{
 		Listener: l, id: d.hello.ID, token: answer.Token,
 		mode: d.hello.Data, keys: d.keys, peerKey: d.hello.PublicKey,
+		arrived: make(chan *dataConn, MaxConnections),
 	}
+	go d.listener.serve()
 	answer.Addresses, err = addresses(d.opts, l.Addr().(*net.TCPAddr).Port)
 	return err
 }
@@ -215,7 +217,7 @@ func (d *destination) receiveMemory(ctx context.Context) error {
 	if d.streams == 0 {
 		return d.receiveOverControl(ctx)
 	}
-	conns, err := d.listener.accept(ctx, d.streams, d.opts.Limits.Connect)
+	conns, err := d.listener.take(ctx, d.streams, d.opts.Limits.Connect)
 	if err != nil {
 		return err
 	}

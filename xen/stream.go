@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
@@ -103,88 +104,138 @@ func sendAttach(ctx context.Context, conn net.Conn, a attach) error {
 	return conn.SetWriteDeadline(time.Time{})
 }
 
-// dataListener takes the data connections at the destination.
+// dataListener takes the data connections at the destination. It serves from
+// the moment that the port is open, as the source connects before it says how
+// many connections there are.
 type dataListener struct {
 	net.Listener
 	id, token string
 	mode      DataMode
 	keys      *keyPair
 	peerKey   string
+
+	arrived chan *dataConn // admitted, not yet taken
+	refused atomic.Value   // the last error of one that was turned away, a refusal
 }
+
+// refusal is why a connection was turned away.
+type refusal struct{ error }
 
 // dataConn is an accepted data connection. The reader may hold bytes that
 // came after the attach frame.
 type dataConn struct {
 	net.Conn
-	in *frameReader
+	in    *frameReader
+	index int
 }
 
-// accept waits for the n connections that show the token. Others are turned
-// away, without ending the wait.
-func (d *dataListener) accept(ctx context.Context, n int, limit time.Duration) ([]*dataConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = d.Close() })()
-	var conns []*dataConn
-	taken := make([]bool, n)
-	var refused error
-	for len(conns) < n {
+// maxStrangers is how many connections may be about to show their token at once.
+const maxStrangers = 16
+
+// serve admits connections until the listener is closed. Those that show no
+// token are turned away.
+func (d *dataListener) serve() {
+	room := make(chan struct{}, maxStrangers)
+	for {
 		raw, err := d.Accept()
 		if err != nil {
-			closeAll(conns)
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
-			}
-			return nil, errors.Join(fmt.Errorf("%d of %d data connections came: %w", len(conns), n, err), refused)
+			return
 		}
-		conn, index, err := d.admit(ctx, raw, n)
-		switch {
-		case err != nil:
-			refused = fmt.Errorf("turned away %s: %w", raw.RemoteAddr(), err)
-			_ = raw.Close()
-		case taken[index]:
-			_ = conn.Close()
-		default:
-			conns, taken[index] = append(conns, conn), true
+		room <- struct{}{}
+		go func() {
+			defer func() { <-room }()
+			conn, err := d.admit(raw)
+			if err != nil {
+				d.refused.Store(refusal{fmt.Errorf("turned away %s: %w", raw.RemoteAddr(), err)})
+				_ = raw.Close()
+				return
+			}
+			select {
+			case d.arrived <- conn:
+			default:
+				_ = conn.Close() // more than the protocol allows
+			}
+		}()
+	}
+}
+
+// take waits up to limit for n data connections, and then closes the port.
+func (d *dataListener) take(ctx context.Context, n int, limit time.Duration) ([]*dataConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	defer d.stop()
+	var conns []*dataConn
+	taken := make([]bool, n)
+	for len(conns) < n {
+		select {
+		case conn := <-d.arrived:
+			if conn.index >= n || taken[conn.index] {
+				_ = conn.Close()
+				continue
+			}
+			taken[conn.index] = true
+			conns = append(conns, conn)
+		case <-ctx.Done():
+			closeAll(conns)
+			err := fmt.Errorf("%d of %d data connections came: %w", len(conns), n, context.Cause(ctx))
+			if r, ok := d.refused.Load().(refusal); ok {
+				err = fmt.Errorf("%w (%w)", err, r.error)
+			}
+			return nil, err
 		}
 	}
 	return conns, nil
 }
 
-func (d *dataListener) admit(ctx context.Context, raw net.Conn, n int) (*dataConn, int, error) {
+// stop closes the port, and the connections that nobody took.
+func (d *dataListener) stop() {
+	_ = d.Close()
+	for {
+		select {
+		case conn := <-d.arrived:
+			_ = conn.Close()
+		default:
+			return
+		}
+	}
+}
+
+// admit checks that a connection is one of this migration. It takes up to
+// dialTimeout.
+func (d *dataListener) admit(raw net.Conn) (*dataConn, error) {
 	if err := raw.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	conn := raw
 	if d.mode == DataTLS {
 		var err error
-		if conn, err = d.keys.server(ctx, raw, d.peerKey); err != nil {
-			return nil, 0, err
+		if conn, err = d.keys.server(context.Background(), raw, d.peerKey); err != nil {
+			return nil, err
 		}
 	}
 	in := newFrameReader(conn)
 	h, err := in.header()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	if h.Type != savefmt.FrameAttach || h.Length > maxAttach {
-		return nil, 0, fmt.Errorf("%w: a data connection begins with a frame of type %d and %d bytes", ErrCorrupt, h.Type, h.Length)
+		return nil, fmt.Errorf("%w: a data connection begins with a frame of type %d and %d bytes", ErrCorrupt, h.Type, h.Length)
 	}
 	body, err := in.body(h)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	var a attach
 	if err := json.Unmarshal(body, &a); err != nil {
-		return nil, 0, fmt.Errorf("%w: attach: %w", ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: attach: %w", ErrCorrupt, err)
 	}
 	if a.ID != d.id || subtle.ConstantTimeCompare([]byte(a.Token), []byte(d.token)) != 1 {
-		return nil, 0, errors.New("wrong token: it belongs to another migration")
+		return nil, errors.New("wrong token: it belongs to another migration")
 	}
-	if a.Index < 0 || a.Index >= n {
-		return nil, 0, fmt.Errorf("%w: data connection %d of %d", ErrCorrupt, a.Index, n)
+	if a.Index < 0 || a.Index >= MaxConnections {
+		return nil, fmt.Errorf("%w: data connection %d", ErrCorrupt, a.Index)
 	}
-	return &dataConn{Conn: conn, in: in}, a.Index, raw.SetDeadline(time.Time{})
+	return &dataConn{Conn: conn, in: in, index: a.Index}, raw.SetDeadline(time.Time{})
 }
 
 func closeAll[C net.Conn](conns []C) {

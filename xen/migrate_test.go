@@ -1,0 +1,308 @@
+package xen
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+func TestMoves(t *testing.T) {
+	for _, mode := range []DataMode{DataTLS, DataPlain, DataControl} {
+		for _, n := range []int{1, 4} {
+			for _, verify := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%d/verify=%v", mode, n, verify), func(t *testing.T) {
+					m := newMove()
+					m.opts.Data, m.opts.Connections, m.opts.Verify, m.opts.MemoryHash = mode, n, verify, true
+					m.run(t.Context(), t)
+					m.expectMoved(t)
+					if len(m.report.Rounds) < 2 || m.report.PagesZero == 0 || m.report.Downtime == 0 || m.report.MemoryHash == "" {
+						t.Errorf("report %+v", m.report)
+					}
+					if mode != DataControl && !strings.HasPrefix(m.report.Data, string(mode)+" 127.0.0.1:") {
+						t.Errorf("data went over %q", m.report.Data)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestStockPolicy(t *testing.T) {
+	m := newMove()
+	m.dom.writes = 60 // never fewer than the target of 50
+	m.run(t.Context(), t)
+	m.expectMoved(t)
+	if got, want := len(m.report.Rounds), StockMaxRounds+1; got != want {
+		t.Errorf("%d rounds, want %d", got, want)
+	}
+	m = newMove()
+	m.dom.writes = 5
+	m.run(t.Context(), t)
+	m.expectMoved(t)
+	if got := len(m.report.Rounds); got != 2 {
+		t.Errorf("%d rounds for a guest that writes little, want 2", got)
+	}
+}
+
+// TestSourceFailures lets every call at the source fail once.
+func TestSourceFailures(t *testing.T) {
+	broken := errors.New("broken on purpose")
+	for _, method := range []string{"Host.Info", "Info", "Config", "StaticState", "StartLogDirty", "CleanDirty", "Map", "Suspend", "FinalState", "Rename"} {
+		t.Run(method, func(t *testing.T) {
+			m := newMove()
+			m.src.failAt = map[string]error{method: broken}
+			m.run(t.Context(), t)
+			m.expectAtSource(t)
+			if !errors.Is(m.srcErr, broken) {
+				t.Errorf("the cause is lost: %v", m.srcErr)
+			}
+			if !strings.Contains(m.dstErr.Error(), broken.Error()) {
+				t.Errorf("the destination was not told why: %v", m.dstErr)
+			}
+		})
+	}
+}
+
+// TestDestinationFailures lets every call at the destination fail once, those
+// after GO included.
+func TestDestinationFailures(t *testing.T) {
+	for _, method := range []string{"Host.Info", "List", "Receive", "LoadStatic", "In.Map", "Finish", "In.Rename", "Unpause"} {
+		for _, mode := range []DataMode{DataPlain, DataControl} {
+			t.Run(method+"/"+string(mode), func(t *testing.T) {
+				m := newMove()
+				m.opts.Data = mode
+				m.dst.failAt = map[string]error{method: ErrNoMemory}
+				m.run(t.Context(), t)
+				m.expectAtSource(t)
+				if !errors.Is(m.srcErr, ErrNoMemory) || !strings.Contains(m.srcErr.Error(), method) {
+					t.Errorf("the source was not told why: %v", m.srcErr)
+				}
+			})
+		}
+	}
+}
+
+func TestNameTaken(t *testing.T) {
+	m := newMove()
+	m.dst.others = []DomainInfo{{Domid: 4, Name: "db1", UUID: "another"}}
+	m.run(t.Context(), t)
+	m.expectAtSource(t)
+	if !errors.Is(m.srcErr, ErrNameTaken) || m.dst.called("Receive") {
+		t.Errorf("%v", m.srcErr)
+	}
+}
+
+func TestSuspendRefused(t *testing.T) {
+	m := newMove()
+	m.limits.Suspend = 50 * time.Millisecond
+	m.src.blockAt = map[string]bool{"Suspend": true}
+	m.run(t.Context(), t)
+	m.expectAtSource(t)
+	if !errors.Is(m.srcErr, ErrSuspendRefused) {
+		t.Errorf("%v", m.srcErr)
+	}
+}
+
+// messageKind returns the kind of a message frame, or "" for other frames.
+func messageKind(frame []byte) string {
+	h, err := savefmt.ParseHeader(frame)
+	if err != nil || h.Type != savefmt.FrameMessage {
+		return ""
+	}
+	var m message
+	_ = json.Unmarshal(frame[savefmt.HeaderSize:], &m)
+	return m.Kind
+}
+
+// TestLinkCut cuts the control connection instead of passing on each message.
+func TestLinkCut(t *testing.T) {
+	for _, kind := range []string{kindHello, kindWelcome, kindStreams, kindFinal, kindReady} {
+		t.Run(kind, func(t *testing.T) {
+			m := newMove()
+			m.onMessage = func(_ bool, frame []byte) bool { return messageKind(frame) != kind }
+			m.run(t.Context(), t)
+			m.expectAtSource(t)
+			if !errors.Is(m.srcErr, ErrPeerLost) {
+				t.Errorf("%v", m.srcErr)
+			}
+		})
+	}
+}
+
+// TestLinkCutAfterGo: the source cannot know, so it must not resume.
+func TestLinkCutAfterGo(t *testing.T) {
+	for _, kind := range []string{kindGo, kindStarted} {
+		t.Run(kind, func(t *testing.T) {
+			m := newMove()
+			m.onMessage = func(_ bool, frame []byte) bool { return messageKind(frame) != kind }
+			m.run(t.Context(), t)
+			if m.report.Outcome != OutcomeInDoubt || m.dom.state != StateSuspended || m.dom.destroyed || m.src.called("Resume") {
+				t.Errorf("outcome %q, source %s, destroyed %v", m.report.Outcome, m.dom.state, m.dom.destroyed)
+			}
+			runsThere := m.dst.in.state == StateRunning
+			if want := kind == kindStarted; runsThere != want || m.dst.in.destroyed == want {
+				t.Errorf("destination: runs %v, destroyed %v", runsThere, m.dst.in.destroyed)
+			}
+		})
+	}
+}
+
+func TestSilence(t *testing.T) {
+	m := newMove()
+	m.limits.Silence = 1500 * time.Millisecond
+	hung := make(chan struct{})
+	m.onMessage = func(fromSource bool, frame []byte) bool {
+		if !fromSource && messageKind(frame) == kindReady {
+			<-hung // a destination that hangs: nothing more comes from it
+			return false
+		}
+		return true
+	}
+	time.AfterFunc(6*time.Second, func() { close(hung) })
+	m.run(t.Context(), t)
+	m.expectAtSource(t)
+	if !errors.Is(m.srcErr, ErrPeerSilent) {
+		t.Errorf("%v", m.srcErr)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	for _, at := range []string{kindStreams, kindFinal} {
+		t.Run(at, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			m := newMove()
+			m.dst.blockAt = map[string]bool{"Finish": true}
+			m.onMessage = func(fromSource bool, frame []byte) bool {
+				if fromSource && messageKind(frame) == at {
+					cancel()
+				}
+				return true
+			}
+			m.run(ctx, t)
+			m.expectAtSource(t)
+			if !errors.Is(m.srcErr, context.Canceled) {
+				t.Errorf("%v", m.srcErr)
+			}
+			var said *PeerError
+			if !errors.As(m.dstErr, &said) || said.Code != CodeCancelled {
+				t.Errorf("the destination was not told: %v", m.dstErr)
+			}
+		})
+	}
+}
+
+func TestDestroyFails(t *testing.T) {
+	m := newMove()
+	m.src.failAt = map[string]error{"Destroy": errors.New("busy")}
+	m.run(t.Context(), t)
+	if m.report.Outcome != OutcomeLeftover || m.dst.in.state != StateRunning || m.dom.state != StateSuspended {
+		t.Errorf("outcome %q, destination %s, source %s", m.report.Outcome, m.dst.in.state, m.dom.state)
+	}
+}
+
+func TestVersionMismatch(t *testing.T) {
+	m := newMove()
+	m.onMessage = func(fromSource bool, frame []byte) bool {
+		if messageKind(frame) == kindHello {
+			rewriteHello(frame, `"min_version":1,"max_version":1`, `"min_version":7,"max_version":9`)
+		}
+		return true
+	}
+	m.run(t.Context(), t)
+	m.expectAtSource(t)
+	if !errors.Is(m.srcErr, ErrVersion) {
+		t.Errorf("%v", m.srcErr)
+	}
+}
+
+// rewriteHello replaces text in a message frame by text of the same length.
+func rewriteHello(frame []byte, from, to string) {
+	body := strings.Replace(string(frame[savefmt.HeaderSize:]), from, to, 1)
+	copy(frame, savefmt.AppendFrame(nil, savefmt.FrameMessage, []byte(body)))
+}
+
+// TestCorruptControl flips one bit in each kind of frame of the control
+// connection, pages included.
+func TestCorruptControl(t *testing.T) {
+	for _, typ := range []savefmt.FrameType{savefmt.FrameMessage, savefmt.FrameState, savefmt.FramePages, savefmt.FrameRoundEnd} {
+		for _, offset := range []int{5, savefmt.HeaderSize + 3} {
+			t.Run(fmt.Sprintf("%d+%d", typ, offset), func(t *testing.T) {
+				m := newMove()
+				m.opts.Data = DataControl
+				done := false
+				m.onMessage = func(fromSource bool, frame []byte) bool {
+					if fromSource && !done && savefmt.FrameType(frame[4]) == typ {
+						done = true
+						frame[offset] ^= 0x10
+					}
+					return true
+				}
+				// The relay itself must not trip over what it has broken.
+				m.run(t.Context(), t)
+				m.expectAtSource(t)
+				if !errors.Is(m.srcErr, ErrCorrupt) {
+					t.Errorf("%v", m.srcErr)
+				}
+			})
+		}
+	}
+}
+
+// TestDamagedPage flips a bit in a page's contents: in a live round that is
+// found at the end, when the page has not come again.
+func TestDamagedPage(t *testing.T) {
+	for _, round := range []uint32{0, 5} {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			m := newMove()
+			m.dom.writes = 60
+			m.opts.Data = DataControl
+			done := false
+			m.onMessage = func(fromSource bool, frame []byte) bool {
+				h, err := savefmt.ParseHeader(frame)
+				if err == nil && h.Type == savefmt.FramePages && h.Round == round && !done && h.Length > 0 {
+					done = true
+					frame[len(frame)-1] ^= 1
+				}
+				return true
+			}
+			m.run(t.Context(), t)
+			if !done {
+				t.Fatal("no page was damaged")
+			}
+			if m.srcErr == nil && round == 0 { // the page was written again by chance: then it is whole
+				m.expectMoved(t)
+				return
+			}
+			m.expectAtSource(t)
+			if !errors.Is(m.srcErr, ErrCorrupt) || !strings.Contains(m.srcErr.Error(), "damaged") {
+				t.Errorf("%v", m.srcErr)
+			}
+		})
+	}
+}
+
+// TestVerifyFindsALostWrite: memory that changes behind log-dirty's back is
+// what --debug is for.
+func TestVerifyFindsALostWrite(t *testing.T) {
+	for _, verify := range []bool{true, false} {
+		m := newMove()
+		m.opts.Verify, m.opts.MemoryHash = verify, !verify
+		m.opts.Policy = func(rounds []RoundStats) bool {
+			m.dom.mem[0] ^= 1 // page 0 is sent in round 0, and not marked dirty
+			return true
+		}
+		m.dom.writes = 0
+		m.run(t.Context(), t)
+		m.expectAtSource(t)
+		if !errors.Is(m.srcErr, ErrCorrupt) {
+			t.Errorf("verify %v: %v", verify, m.srcErr)
+		}
+	}
+}
