@@ -236,7 +236,7 @@ func (d *destination) receiveMemory(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	return context.Cause(ctx)
+	return d.link.reason(context.Cause(ctx))
 }
 
 // receiveOverControl lets the control connection carry the pages.

@@ -39,7 +39,6 @@ type Link struct {
 	cancel context.CancelCauseFunc
 
 	writeMu sync.Mutex
-	writing []byte
 
 	in         *frameReader
 	lastHeard  atomic.Int64 // UnixNano
@@ -318,6 +317,24 @@ func (l *Link) receive(ctx context.Context, kind string, limit time.Duration) (*
 		default:
 			return nil, nil, fmt.Errorf("%w: %s sent %q where %q was due", ErrCorrupt, l.peer, d.msg.Kind, kind)
 		}
+	}
+}
+
+// reasonGrace is how long an end that has lost a data connection waits for the
+// control connection to tell why.
+const reasonGrace = 500 * time.Millisecond
+
+// reason returns what the control connection has to say about the loss of a
+// data connection, or else err.
+func (l *Link) reason(err error) error {
+	if !errors.Is(err, ErrPeerLost) {
+		return err
+	}
+	select {
+	case <-l.ctx.Done():
+		return context.Cause(l.ctx)
+	case <-time.After(reasonGrace):
+		return err
 	}
 }
 

@@ -37,8 +37,10 @@ type frameWriter interface {
 type connWriter struct{ net.Conn }
 
 func (c connWriter) writeFrame(pieces *net.Buffers) error {
-	_, err := pieces.WriteTo(c.Conn)
-	return err
+	if _, err := pieces.WriteTo(c.Conn); err != nil {
+		return fmt.Errorf("data connection: %w: %w", ErrPeerLost, err)
+	}
+	return nil
 }
 
 // writeFrame makes the link a frameWriter, for DataControl.

@@ -237,6 +237,9 @@ func (s *source) sendRound(ctx context.Context, flags uint16) (RoundStats, error
 	close(stop)
 	<-stopped
 	s.round++
+	if ctx.Err() == nil {
+		err = s.link.reason(err)
+	}
 	return stats, err
 }
 

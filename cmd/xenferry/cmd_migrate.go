@@ -64,9 +64,13 @@ func migrate(c *cli.Context) error {
 			return err
 		}
 	}
+	command, err := receiverCommand(c, c.Args().Get(1))
+	if err != nil {
+		return err
+	}
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
 	args.Observe = show.event
-	_, err = migrateTo(c.Context, host, info, c.Args().Get(1), receiverCommand(c, c.Args().Get(1)), args)
+	_, err = migrateTo(c.Context, host, info, c.Args().Get(1), command, args)
 	show.close()
 	return err
 }
@@ -94,22 +98,27 @@ func migrateArgs(c *cli.Context) (xen.SourceOptions, error) {
 }
 
 // receiverCommand returns the shell command that starts the receiver.
-func receiverCommand(c *cli.Context, host string) string {
+func receiverCommand(c *cli.Context, host string) (string, error) {
+	if name, ok := strings.CutPrefix(host, simPrefix); ok {
+		return simReceiver(name)
+	}
+	if c.String("s") == "" {
+		return host, nil
+	}
 	flags := ""
 	if c.Bool("e") {
 		flags = " -e"
 	}
-	if strings.HasPrefix(host, simPrefix) {
-		self, err := os.Executable()
-		if err != nil {
-			self = os.Args[0]
-		}
-		return fmt.Sprintf("exec %s --connect %s migrate-receive%s", shellQuote(self), shellQuote(host), flags)
+	return fmt.Sprintf("exec %s %s %s migrate-receive%s", c.String("s"), shellQuote(host), c.String("receiver"), flags), nil
+}
+
+// simReceiver returns the command that starts a receiver on a simulated host.
+func simReceiver(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
 	}
-	if c.String("s") == "" {
-		return host
-	}
-	return fmt.Sprintf("exec %s %s %s migrate-receive%s", c.String("s"), shellQuote(host), c.String("receiver"), flags)
+	return fmt.Sprintf("exec %s --connect %s migrate-receive", shellQuote(self), shellQuote(simPrefix+name)), nil
 }
 
 // shellQuote quotes a word for sh.

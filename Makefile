@@ -1,0 +1,51 @@
+# xenferry. "make help" lists the targets.
+GO       ?= go
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
+# Real Xen support is built where its libraries are found; see README.md.
+XEN_LIBS := xencontrol xenlight xenguest xenforeignmemory xenevtchn xenstore xentoollog
+CC_FOUND := $(shell command -v $(firstword $(or $(CC),cc)) 2>/dev/null)
+XEN      ?= $(if $(CC_FOUND),$(shell pkg-config --exists $(XEN_LIBS) 2>/dev/null && echo yes))
+TAGS     := $(if $(filter yes,$(XEN)),-tags xen)
+# The race detector needs cgo, which needs a C compiler.
+RACE     := $(if $(CC_FOUND),-race)
+export CGO_ENABLED := $(if $(CC_FOUND),1,0)
+
+STATICCHECK := $(GO) tool -modfile=scripts/tools.mod staticcheck
+
+.PHONY: help build demo test lint lab-test lab-bench install clean
+.DEFAULT_GOAL := build
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+build: ## build ./xenferry, with real Xen support if libxen-dev is installed
+	$(GO) build $(TAGS) -ldflags '-X main.release=$(VERSION)' -o xenferry ./cmd/xenferry
+
+demo: build ## move a guest of 1 GiB between two simulated hosts, there and back
+	./xenferry demo
+
+test: ## all tests that need no hypervisor
+	$(GO) vet $(TAGS) ./...
+	$(GO) test $(TAGS) $(RACE) -timeout 10m ./...
+
+lint: ## gofmt, vet and staticcheck, with and without Xen support; shellcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	$(GO) vet ./... && $(GO) vet -tags lab ./scripts/...
+	$(STATICCHECK) ./...
+	$(STATICCHECK) -tags lab ./scripts/...
+ifneq ($(TAGS),)
+	$(GO) vet $(TAGS) ./... && $(STATICCHECK) $(TAGS) ./...
+endif
+	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); else echo "shellcheck is not installed: scripts not checked"; fi
+
+lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; about 30 minutes)
+	scripts/lab/test.sh
+
+lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)
+	scripts/lab/bench.sh
+
+install: build ## install to $(DESTDIR)/usr/bin
+	install -D -m 755 xenferry $(DESTDIR)/usr/bin/xenferry
+
+clean: ## remove what was built
+	rm -rf xenferry build
