@@ -1,0 +1,56 @@
+package sim
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/xenferry/xenferry/xen"
+	"github.com/xenferry/xenferry/xen/conformance"
+)
+
+func TestConformance(t *testing.T) {
+	shortDir(t)
+	a, b := startHost(t, "a"), startHost(t, "b")
+	dial := func(name string) func(*testing.T) xen.Host {
+		return func(t *testing.T) xen.Host {
+			h, err := Dial(testContext(t), name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return h
+		}
+	}
+	target := conformance.Target{
+		Host: dial("a"),
+		Peer: dial("b"),
+		NewGuest: func(t *testing.T) uint32 {
+			return a.create(t, GuestConfig{Name: "guest", VCPUs: 2, Workload: "uniform:40MB/s"})
+		},
+		StubbornGuest: func(t *testing.T) uint32 {
+			return a.create(t, GuestConfig{Name: "stubborn", MemMiB: 4, NoSuspend: true})
+		},
+		RunCheck: func(t *testing.T, host xen.Host, domid uint32) {
+			t.Helper()
+			checkGuest(t, host.(*Host), domid)
+		},
+		TooLarge: func(t *testing.T, spec xen.Spec) xen.Spec {
+			var cfg GuestConfig
+			if err := json.Unmarshal(spec.Config, &cfg); err != nil {
+				t.Fatal(err)
+			}
+			cfg.MemMiB = 1024
+			spec.Config, _ = json.Marshal(cfg)
+			spec.Pages, spec.MemKiB = cfg.pages(), cfg.memKiB()
+			return spec
+		},
+		MappedFiles: []string{"/memfd:"},
+	}
+	t.Run("TwoHosts", func(t *testing.T) { conformance.Run(t, target) })
+	target.Peer = nil
+	t.Run("OneHost", func(t *testing.T) { conformance.Run(t, target) })
+	for _, h := range []*testHost{a, b} {
+		if err := h.Shutdown(testContext(t)); err != nil {
+			t.Errorf("shut down %s: %v", h.name, err)
+		}
+	}
+}
