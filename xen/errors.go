@@ -1,6 +1,7 @@
 package xen
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -20,13 +21,16 @@ const (
 	CodeUnsupported Code = "unsupported"
 	CodeSuspend     Code = "no-suspend"
 	CodeCorrupt     Code = "corrupt"
+	CodeNoHost      Code = "no-host"
 )
 
-// codes maps the errors that a host wraps to their code.
+// codes maps the errors that have a code of their own.
 var codes = []struct {
 	err  error
 	code Code
 }{
+	{context.Canceled, CodeCancelled},
+	{ErrNoHost, CodeNoHost},
 	{ErrNoDomain, CodeNoDomain},
 	{ErrNameTaken, CodeNameTaken},
 	{ErrNoMemory, CodeNoMemory},
@@ -42,6 +46,8 @@ var (
 	ErrPeerLost = errors.New("connection to the other host lost")
 	// ErrPeerSilent: the connection is there, but nothing came for Limits.Silence.
 	ErrPeerSilent = errors.New("other host does not answer")
+	// ErrNoHost: the other program is there, but not its hypervisor.
+	ErrNoHost = errors.New("no hypervisor to work with")
 	// ErrNotPeer: what answered is not xenferry.
 	ErrNotPeer = errors.New("what answers there is not xenferry")
 	// ErrVersion: the two programs have no protocol version in common.
@@ -113,7 +119,7 @@ type MigrateError struct {
 }
 
 func (e *MigrateError) Error() string {
-	text := fmt.Sprintf("%s: %v", e.Phase, e.Cause)
+	text := fmt.Sprintf("migration failed (%s): %v", e.Phase, e.Cause)
 	if e.Cleanup != nil {
 		text += fmt.Sprintf(" (and then: %v)", e.Cleanup)
 	}

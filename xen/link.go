@@ -270,15 +270,13 @@ func (l *Link) sendState(records []savefmt.Record) error {
 	return nil
 }
 
-// Refuse tells the other end that this one cannot even begin.
-func (l *Link) Refuse(cause error) { l.abort(cause) }
+// Refuse tells the other end that this one cannot even begin, as it has no
+// hypervisor.
+func (l *Link) Refuse(cause error) { l.abort(fmt.Errorf("%w: %w", ErrNoHost, cause)) }
 
 // abort tells the other end, if it still listens, why this one gives up.
 func (l *Link) abort(cause error) {
 	code := CodeOf(cause)
-	if errors.Is(cause, context.Canceled) {
-		code = CodeCancelled
-	}
 	text := cause.Error()
 	if len(text) > 4096 {
 		text = text[:4096]

@@ -39,7 +39,7 @@ func receive(c *cli.Context) error {
 	host, err := openHost(c.Context, uri)
 	if err != nil {
 		link.Refuse(err)
-		return err
+		return told{err}
 	}
 	defer host.Close()
 	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents}
@@ -48,8 +48,11 @@ func receive(c *cli.Context) error {
 	}
 	opts.Prefer = sshAddress(os.Getenv("SSH_CONNECTION"))
 	report, err := xen.Receive(c.Context, host, link, opts)
-	if err != nil {
+	switch {
+	case errors.Is(err, xen.ErrPeerLost), errors.Is(err, xen.ErrPeerSilent):
 		return err
+	case err != nil:
+		return told{err}
 	}
 	logrus.Infof("guest %s from %s is domain %d here", report.Guest.Name, report.From, report.Domid)
 	return watchDeath(c, host, report)

@@ -159,6 +159,9 @@ func startInBackground(c *cli.Context, opts sim.Options) error {
 	if err := sim.CheckHostName(opts.Name); err != nil {
 		return usagef("%v", err)
 	}
+	if _, err := sim.Dial(c.Context, opts.Name); err == nil { // or its log would be lost
+		return fmt.Errorf("simulated host %q runs already; stop it with: xenferry sim stop %s", opts.Name, opts.Name)
+	}
 	logPath := filepath.Join(dir, opts.Name+".log")
 	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {

@@ -92,7 +92,7 @@ func (d *display) report(r *xen.Report) {
 			r.Guest.Name, r.From, r.To, r.Total.Round(time.Millisecond), r.Downtime.Round(100*time.Microsecond), len(r.Rounds),
 			bytesText(r.WireBytes), r.PagesSent, r.PagesZero, r.Data)
 	case xen.OutcomeAtSource:
-		fmt.Fprintf(d.status, "%s runs on at %s\n", guestText(r), r.From)
+		fmt.Fprintf(d.status, "%s runs on here\n", guestText(r))
 	case xen.OutcomeInDoubt:
 		fmt.Fprintf(d.status, inDoubtText, guestText(r), r.To, r.From, r.Guest.Domid)
 	case xen.OutcomeSuspended:

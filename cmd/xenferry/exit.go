@@ -32,7 +32,7 @@ const exitCodesHelp = `Exit codes:
    2    the command line is wrong
    3    no such domain
    4    the other host cannot be reached, has no xenferry, or one of another protocol version
-   5    the other host refused before anything was sent: name in use, not enough memory, unsupported guest
+   5    the other host refused before anything was sent: name in use, not enough memory, unsupported guest or whatever it says
    6    the migration failed; the guest runs on at the source
    7    in doubt: the guest was handed over, and no answer came; it is kept suspended at the source
    8    the migration failed, and the guest at the source could not be resumed
@@ -84,6 +84,7 @@ func migrateExitCode(e *xen.MigrateError) int {
 	case xen.OutcomeLeftover:
 		return exitLeftover
 	}
+	var said *xen.PeerError
 	switch {
 	case errors.Is(e, context.Canceled):
 		return exitCancelled
@@ -91,13 +92,20 @@ func migrateExitCode(e *xen.MigrateError) int {
 		return exitNoPeer
 	case e.Phase != xen.PhaseHello:
 		return exitAtSource
-	case isRefusal(e):
-		return exitRefused
-	case errors.Is(e, xen.ErrPeerLost), errors.Is(e, xen.ErrPeerSilent), errors.Is(e, xen.ErrNotPeer):
+	case errors.Is(e, xen.ErrPeerLost), errors.Is(e, xen.ErrPeerSilent), errors.Is(e, xen.ErrNotPeer), errors.Is(e, xen.ErrNoHost):
 		return exitNoPeer
+	case errors.As(e, &said):
+		return exitRefused
 	}
 	return exitAtSource
 }
+
+// told is the failure of a receiver of which the source knows: it is not
+// printed twice on the same terminal.
+type told struct{ error }
+
+func (told) Error() string   { return "" }
+func (t told) Unwrap() error { return t.error }
 
 func isRefusal(err error) bool {
 	return errors.Is(err, xen.ErrNameTaken) || errors.Is(err, xen.ErrNoMemory) || errors.Is(err, xen.ErrUnsupported)
