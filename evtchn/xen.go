@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,7 +40,8 @@ import (
 // xenChannel is a Channel of libxenevtchn. Its descriptor is read only by
 // xenevtchn_pending; Go's poller, through a duplicate, says when.
 type xenChannel struct {
-	poll *os.File // a duplicate of the descriptor, non-blocking as the original then is
+	poll   *os.File // a duplicate of the descriptor, non-blocking as the original then is
+	closed atomic.Bool
 
 	mu  sync.RWMutex // held for reading while xce is in use
 	xce *C.xenevtchn_handle
@@ -85,15 +87,11 @@ func (c *xenChannel) BindInterdomain(domid uint32, remote Port) (Port, error) {
 }
 
 func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
-	if err := c.poll.SetReadDeadline(time.Time{}); err != nil {
-		return 0, ErrClosed
-	}
-	stop := context.AfterFunc(ctx, func() { c.poll.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	conn, err := c.poll.SyscallConn()
 	if err != nil {
 		return 0, ErrClosed
 	}
+	defer c.until(ctx)()
 	var port Port
 	var readErr error
 	err = conn.Read(func(uintptr) bool {
@@ -103,12 +101,28 @@ func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
 	switch {
 	case err == nil:
 		return port, readErr
+	case c.closed.Load():
+		return 0, ErrClosed
 	case ctx.Err() != nil:
 		return 0, context.Cause(ctx)
-	case errors.Is(err, os.ErrClosed):
-		return 0, ErrClosed
 	}
 	return 0, fmt.Errorf("evtchn: wait: %w", err)
+}
+
+// until makes reads end when ctx ends. After stop it has no effect any more,
+// not even a late one on the next Wait.
+func (c *xenChannel) until(ctx context.Context) (stop func()) {
+	_ = c.poll.SetReadDeadline(time.Time{}) // fails only on a closed file, as the read then does
+	done := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = c.poll.SetReadDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !cancel() {
+			<-done
+		}
+	}
 }
 
 // pending reads the next port that has fired, or EAGAIN.
@@ -145,6 +159,7 @@ func (c *xenChannel) Unbind(local Port) error {
 }
 
 func (c *xenChannel) Close() error {
+	c.closed.Store(true)
 	c.poll.Close() // ends a Wait
 	c.mu.Lock()
 	defer c.mu.Unlock()

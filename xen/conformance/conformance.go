@@ -20,7 +20,8 @@ import (
 type Target struct {
 	// Host connects to the host under test, Peer to the one that guests are
 	// moved to. Both are called anew by each case, which closes what they
-	// return. Without Peer, guests move within the one host.
+	// return, and during cleanup, when t.Context has ended. Without Peer,
+	// guests move within the one host.
 	Host func(t *testing.T) xen.Host
 	Peer func(t *testing.T) xen.Host
 

@@ -104,17 +104,17 @@ func TestWorkersKeepTheirRates(t *testing.T) {
 		writes float64 // bytes in 4 s
 	}{
 		{"idle", 0},
-		{"uniform:8MB/s", 32e6},
-		{"hot:8MB/s,set=256KiB", 32e6},
-		{"small:8MB/s", 32e6},
-		{"cyclic:8MB/s,period=1s", 16e6},
+		{"uniform:2MB/s", 8e6},
+		{"hot:2MB/s,set=256KiB", 8e6},
+		{"small:2MB/s", 8e6},
+		{"cyclic:2MB/s,period=1s", 4e6},
 	} {
 		t.Run(c.load, func(t *testing.T) {
-			a, _ := newArea(t, 1024, Options{Seed: 1, ZeroShare: 0.4})
+			a, _ := newArea(t, 256, Options{Seed: 1, ZeroShare: 0.4})
 			var wrote, verified uint64
 			for id := range 3 {
 				w := newWorker(t, a, WorkerOptions{
-					ID: id, Workers: 3, Workload: workload(t, c.load), VerifyBytesPerSec: 4e6,
+					ID: id, Workers: 3, Workload: workload(t, c.load), VerifyBytesPerSec: 1e6,
 				})
 				run(w, 0, 4*time.Second)
 				n := w.Counts()
@@ -125,7 +125,7 @@ func TestWorkersKeepTheirRates(t *testing.T) {
 				}
 			}
 			near(t, "written", float64(wrote)*PageSize, c.writes)
-			near(t, "verified", float64(verified)*PageSize, 16e6)
+			near(t, "verified", float64(verified)*PageSize, 4e6)
 			mustBeClean(t, a)
 		})
 	}
@@ -140,8 +140,8 @@ func near(t *testing.T, what string, got, want float64) {
 
 func TestPatternsChoosePages(t *testing.T) {
 	count := func(load string) (pages int, most uint64) {
-		a, _ := newArea(t, 2048, Options{Seed: 1})
-		run(newWorker(t, a, WorkerOptions{Workload: workload(t, load)}), 0, 2*time.Second)
+		a, _ := newArea(t, 512, Options{Seed: 1})
+		run(newWorker(t, a, WorkerOptions{Workload: workload(t, load)}), 0, time.Second)
 		for i := range a.Pages() {
 			if v := a.Version(i) - 1; v > 0 {
 				pages++
@@ -150,15 +150,15 @@ func TestPatternsChoosePages(t *testing.T) {
 		}
 		return pages, most
 	}
-	// Some 24400 writes on 2043 pages: 12 a page if uniform.
-	if pages, most := count("uniform:50MB/s"); pages < 2000 || most > 40 {
+	// Some 4880 writes on 510 pages: 10 a page if uniform.
+	if pages, most := count("uniform:20MB/s"); pages < 500 || most > 40 {
 		t.Errorf("uniform wrote %d pages, one of them %d times", pages, most)
 	}
-	if pages, most := count("hot:50MB/s,set=1MiB"); pages < 200 || pages > 256 || most < 1000 {
-		t.Errorf("hot wrote %d pages of 256, one of them %d times", pages, most)
+	if pages, most := count("hot:20MB/s,set=256KiB"); pages < 50 || pages > 64 || most < 400 {
+		t.Errorf("hot wrote %d pages of 64, one of them %d times", pages, most)
 	}
-	if pages, _ := count("uniform:50MB/s,set=1MiB"); pages != 256 {
-		t.Errorf("uniform in a set wrote %d pages of 256", pages)
+	if pages, _ := count("uniform:20MB/s,set=256KiB"); pages != 64 {
+		t.Errorf("uniform in a set wrote %d pages of 64", pages)
 	}
 }
 

@@ -74,7 +74,7 @@ func ParseWorkload(s string) (Workload, error) {
 	}
 	fields := strings.Split(rest, ",")
 	var err error
-	if w.BytesPerSec, err = parseRate(fields[0]); err != nil {
+	if w.BytesPerSec, err = ParseRate(fields[0]); err != nil {
 		return fail("%v", err)
 	}
 	for _, f := range fields[1:] {
@@ -121,7 +121,9 @@ func (w Workload) String() string {
 	return s
 }
 
-func parseRate(s string) (uint64, error) {
+// ParseRate reads a size as ParseSize does, followed by /s: PageSize to MaxRate
+// bytes a second.
+func ParseRate(s string) (uint64, error) {
 	size, ok := strings.CutSuffix(s, "/s")
 	if !ok {
 		return 0, fmt.Errorf("rate %q does not end in /s; write for example 100MB/s", s)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 
@@ -13,7 +14,8 @@ func TestConformance(t *testing.T) {
 	a, b := startHost(t, "a"), startHost(t, "b")
 	dial := func(name string) func(*testing.T) xen.Host {
 		return func(t *testing.T) xen.Host {
-			h, err := Dial(testContext(t), name)
+			// Not t.Context: the suite calls this while it cleans up, too.
+			h, err := Dial(context.Background(), name)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -24,7 +26,7 @@ func TestConformance(t *testing.T) {
 		Host: dial("a"),
 		Peer: dial("b"),
 		NewGuest: func(t *testing.T) uint32 {
-			return a.create(t, GuestConfig{Name: "guest", VCPUs: 2, Workload: "uniform:40MB/s"})
+			return a.create(t, GuestConfig{Name: "guest", MemMiB: 16, VCPUs: 2, Workload: "uniform:40MB/s"})
 		},
 		StubbornGuest: func(t *testing.T) uint32 {
 			return a.create(t, GuestConfig{Name: "stubborn", MemMiB: 4, NoSuspend: true})

@@ -208,7 +208,8 @@ func (d *Domain) Suspend(ctx context.Context) error {
 		return fmt.Errorf("%s was not asked to suspend: %w: %w", d, xen.ErrSuspendRefused, err)
 	}
 	_, err := d.call(ctx, request{Op: opSuspend})
-	if err != nil && ctx.Err() != nil && !errors.Is(err, xen.ErrSuspendRefused) {
+	outOfTime := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	if outOfTime && !errors.Is(err, xen.ErrSuspendRefused) {
 		err = fmt.Errorf("%w: %w", xen.ErrSuspendRefused, err)
 	}
 	return err

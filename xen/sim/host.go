@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -162,8 +163,11 @@ func (h *Host) call(ctx context.Context, req *request) (*reply, error) {
 func (h *Host) callSlow(ctx context.Context, req *request) (*reply, error) {
 	req.Version = protocolVersion
 	fail := func(err error) (*reply, error) {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = context.DeadlineExceeded // the dialer's clock was before the context's
 		}
 		return &reply{}, fmt.Errorf("simulated host at %s: %s: %w", h.path, req.Op, err)
 	}
