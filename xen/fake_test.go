@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -252,11 +253,10 @@ type move struct {
 	// is passed on; false cuts the connection.
 	onMessage func(fromSource bool, frame []byte) bool
 
-	report     *Report
-	srcErr     error
-	dstErr     error
-	dstReport  *ReceiveReport
-	srcConnCut func()
+	report    *Report
+	srcErr    error
+	dstErr    error
+	dstReport *ReceiveReport
 }
 
 func newMove() *move {
@@ -272,7 +272,6 @@ func (m *move) run(ctx context.Context, t *testing.T) {
 	t.Helper()
 	nearSrc, farSrc := net.Pipe()
 	nearDst, farDst := net.Pipe()
-	m.srcConnCut = func() { _ = farSrc.Close(); _ = farDst.Close() }
 	var wg sync.WaitGroup
 	wg.Go(func() { m.relay(farDst, farSrc, true) })
 	wg.Go(func() { m.relay(farSrc, farDst, false) })
@@ -289,43 +288,40 @@ func (m *move) run(ctx context.Context, t *testing.T) {
 	wg.Wait()
 }
 
-// relay passes frames on, one at a time.
+// relay passes frames on, one at a time. When one end has closed, what the
+// other still sends is thrown away, as a network would.
 func (m *move) relay(to, from net.Conn, fromSource bool) {
 	defer to.Close()
-	defer from.Close()
 	in := newFrameReader(from)
 	for {
-		h, err := in.header()
+		frame, err := readFrame(in)
 		if err != nil {
 			return
 		}
-		n := int(h.Length)
-		if h.Type == savefmt.FramePages {
-			n += savefmt.TableSize(int(h.Count))
-		}
-		frame := append(bytes.Clone(in.head[:]), make([]byte, n)...)
-		if _, err := readFull(in, frame[savefmt.HeaderSize:]); err != nil {
-			return
-		}
 		if m.onMessage != nil && !m.onMessage(fromSource, frame) {
+			_ = from.Close()
 			return
 		}
 		if _, err := to.Write(frame); err != nil {
+			_, _ = io.Copy(io.Discard, from)
 			return
 		}
 	}
 }
 
-func readFull(in *frameReader, b []byte) (int, error) {
-	got := 0
-	for got < len(b) {
-		n, err := in.r.Read(b[got:])
-		got += n
-		if err != nil {
-			return got, err
-		}
+// readFrame reads a whole frame as bytes.
+func readFrame(in *frameReader) ([]byte, error) {
+	h, err := in.header()
+	if err != nil {
+		return nil, err
 	}
-	return got, nil
+	n := int(h.Length)
+	if h.Type == savefmt.FramePages {
+		n += savefmt.TableSize(int(h.Count))
+	}
+	frame := append(bytes.Clone(in.head[:]), make([]byte, n)...)
+	_, err = io.ReadFull(in.r, frame[savefmt.HeaderSize:])
+	return frame, err
 }
 
 // expectAtSource checks that the guest runs at the source as if nothing had

@@ -4,7 +4,7 @@ import "time"
 
 // Limits bounds every wait of a migration. A zero field means its default.
 type Limits struct {
-	Connect   time.Duration // the other program's first word, and each data connection
+	Connect   time.Duration // the other program's first word (ssh may ask for a password before); the data connections
 	Handshake time.Duration // hello to welcome: the destination creates the domain
 	Silence   time.Duration // nothing at all came from the other end
 	Suspend   time.Duration // the guest's answer to the suspend request
@@ -15,7 +15,7 @@ type Limits struct {
 
 // DefaultLimits suit a loaded host; libxl alone may take 60 s for a device model.
 var DefaultLimits = Limits{
-	Connect:   30 * time.Second,
+	Connect:   120 * time.Second,
 	Handshake: 120 * time.Second,
 	Silence:   20 * time.Second,
 	Suspend:   10 * time.Second,

@@ -43,7 +43,7 @@ type Link struct {
 	in         *frameReader
 	lastHeard  atomic.Int64 // UnixNano
 	queue      chan delivery
-	heardFrame bool           // it speaks our protocol; reader goroutine only
+	heardFrame atomic.Bool    // the other end is there, and speaks our protocol
 	stateSize  int            // of queued records so far; reader goroutine only
 	onPages    chan frameSink // gets one value when the control connection is to carry pages
 	done       chan struct{}  // closed when the reader goroutine has ended
@@ -72,6 +72,7 @@ func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
 	l.closeOnce = sync.OnceValue(rw.Close)
 	go l.read()
 	go l.ping()
+	go l.watchSilence()
 	return l
 }
 
@@ -119,7 +120,7 @@ func (l *Link) readOne() error {
 	if err != nil {
 		return l.lost(err)
 	}
-	l.heardFrame = true
+	l.heardFrame.Store(true)
 	switch h.Type {
 	case savefmt.FramePing:
 		return nil
@@ -186,7 +187,7 @@ func (l *Link) push(d delivery) error {
 // lost turns a read error into what it means for the migration.
 func (l *Link) lost(err error) error {
 	switch {
-	case errors.Is(err, savefmt.ErrNotFrame) && !l.heardFrame:
+	case errors.Is(err, savefmt.ErrNotFrame) && !l.heardFrame.Load():
 		return fmt.Errorf("%s: %w (does a login script there print something?): %w", l.peer, ErrNotPeer, err)
 	case errors.Is(err, ErrCorrupt), errors.Is(err, savefmt.ErrNotFrame):
 		return fmt.Errorf("from %s: %w", l.peer, err)
@@ -197,34 +198,41 @@ func (l *Link) lost(err error) error {
 	}
 }
 
-// ping sends pings, and ends the link when nothing came for Limits.Silence.
+// ping says that this end is there, at once and then again and again. Its
+// writes may block: it is not what notices the other end's silence.
 func (l *Link) ping() {
 	ticker := time.NewTicker(pingEvery)
 	defer ticker.Stop()
 	frame := savefmt.AppendFrame(nil, savefmt.FramePing, nil)
-	go func() { // a write may block: it must not keep the silence from being noticed
-		for {
-			select {
-			case <-l.ctx.Done():
-				return
-			case <-ticker.C:
-				_ = l.write(frame)
-			}
+	for l.write(frame) == nil {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-ticker.C:
 		}
-	}()
-	check := time.NewTicker(min(pingEvery, l.limits.Silence/4))
-	defer check.Stop()
+	}
+}
+
+// watchSilence ends the link when nothing came for Limits.Silence, or at first
+// for Limits.Connect: ssh may be asking for a password.
+func (l *Link) watchSilence() {
+	ticker := time.NewTicker(min(pingEvery, l.limits.Silence/4))
+	defer ticker.Stop()
 	for {
 		select {
 		case <-l.ctx.Done():
 			return
-		case <-check.C:
-			silent := time.Since(time.Unix(0, l.lastHeard.Load()))
-			if silent > l.limits.Silence {
-				l.cancel(fmt.Errorf("%s: %w: nothing came for %s", l.peer, ErrPeerSilent, silent.Round(time.Second)))
-				_ = l.closeOnce() // a write may be blocked for ever
-				return
-			}
+		case <-ticker.C:
+		}
+		limit := l.limits.Silence
+		if !l.heardFrame.Load() {
+			limit = l.limits.Connect
+		}
+		silent := time.Since(time.Unix(0, l.lastHeard.Load()))
+		if silent > limit {
+			l.cancel(fmt.Errorf("%s: %w: nothing came for %s", l.peer, ErrPeerSilent, silent.Round(time.Second)))
+			_ = l.closeOnce() // a write may be blocked for ever
+			return
 		}
 	}
 }

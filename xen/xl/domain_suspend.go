@@ -1,0 +1,189 @@
+//go:build xen
+
+package xl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/xenferry/xenferry/evtchn"
+	"github.com/xenferry/xenferry/xen"
+	"github.com/xenferry/xenferry/xenctrl"
+)
+
+// dom0 is the domain that we run in.
+const dom0 = 0
+
+// Suspend stops the guest, then its device model. The subscription to the
+// suspend event lives no longer than this call.
+func (d *domain) Suspend(ctx context.Context) error {
+	g, err := d.newSuspender(ctx)
+	if err != nil {
+		return goneOr(err)
+	}
+	err = suspendGuest(ctx, g)
+	if closeErr := g.event.Close(); closeErr != nil && !isGone(closeErr) {
+		err = errors.Join(err, closeErr)
+	}
+	if err != nil {
+		return fmt.Errorf("domain %d: suspend: %w", d.domid, err)
+	}
+	if d.qemu == nil {
+		return nil
+	}
+	if d.deviceState, err = d.qemu.stopAndSave(ctx); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeLimit)
+		defer cancel()
+		return errors.Join(fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err), d.Resume(undo))
+	}
+	return nil
+}
+
+// Resume goes through libxl, which starts QEMU again and tells xenstored,
+// which otherwise would never report this guest's next suspend.
+func (d *domain) Resume(ctx context.Context) error {
+	info, err := d.h.xc.Domain(d.domid)
+	if err != nil {
+		return goneOr(err)
+	}
+	f := info.Flags
+	switch {
+	case f.Dying():
+		return fmt.Errorf("%w: domain %d is being destroyed, it cannot be resumed", xen.ErrNoDomain, d.domid)
+	case f.Suspended():
+		err = d.resumeSuspended()
+	case f.Shutdown():
+		return fmt.Errorf("domain %d has shut down (%v), it cannot be resumed", d.domid, f.ShutdownReason())
+	case d.qemu != nil:
+		err = d.qemu.ensureRunning(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("domain %d: resume: %w", d.domid, err)
+	}
+	d.deviceState = nil // no longer true
+	return nil
+}
+
+func (d *domain) resumeSuspended() error {
+	// A request that is still there would suspend the guest again.
+	if _, err := d.clearRequest(); err != nil {
+		return err
+	}
+	if err := d.h.ctx.resume(d.domid); err != nil {
+		return err
+	}
+	info, err := d.h.xc.Domain(d.domid)
+	if err != nil {
+		return goneOr(err)
+	}
+	if info.Flags.Suspended() {
+		return errors.New("libxl has reported success, but the guest is still suspended")
+	}
+	return nil
+}
+
+// suspendRequest is what the guest finds in its node control/shutdown.
+const suspendRequest = "suspend"
+
+func (d *domain) requestPath() string {
+	return fmt.Sprintf("/local/domain/%d/control/shutdown", d.domid)
+}
+
+// clearRequest takes a request to suspend out of control/shutdown, and tells
+// whether there was one: if not, the guest has taken it, which is how it says
+// that it will suspend.
+func (d *domain) clearRequest() (cleared bool, err error) {
+	err = d.store.update(d.requestPath(), func(old string) (string, bool) {
+		cleared = old == suspendRequest
+		return "", cleared
+	})
+	return cleared && err == nil, err
+}
+
+// suspender is a domain on its way to suspend.
+type suspender struct {
+	*domain
+	event *evtchn.Suspend
+	asks  bool // the guest is asked; otherwise Xen stops it
+}
+
+// newSuspender subscribes to the suspend event.
+func (d *domain) newSuspender(ctx context.Context) (*suspender, error) {
+	s := &suspender{domain: d, asks: true}
+	if d.typ == xen.TypeHVM {
+		// Without PV drivers nobody in the guest would answer.
+		irq, err := d.h.xc.HVMParam(d.domid, xenctrl.ParamCallbackIRQ)
+		if err != nil {
+			return nil, err
+		}
+		s.asks = irq != 0
+	}
+	ch, err := evtchn.Open()
+	if err != nil {
+		return nil, err
+	}
+	s.event, err = evtchn.SubscribeSuspend(d.h.xc, portStore{d.store}, ch, d.domid, dom0)
+	return s, err
+}
+
+func (s *suspender) flags() (xenctrl.DomainFlags, error) {
+	info, err := s.h.xc.Domain(s.domid)
+	return info.Flags, err
+}
+
+// request does not replace another request, such as to power off.
+func (s *suspender) request() error {
+	if !s.asks {
+		return s.h.xc.Shutdown(s.domid, xenctrl.ShutdownSuspend)
+	}
+	other := ""
+	err := s.store.update(s.requestPath(), func(old string) (string, bool) {
+		if other = old; old == "" || old == suspendRequest {
+			other = ""
+		}
+		return suspendRequest, other == ""
+	})
+	if err == nil && other != "" {
+		err = fmt.Errorf("%w: it has been asked to %s and has not answered", xen.ErrSuspendRefused, other)
+	}
+	return err
+}
+
+func (s *suspender) takeBack() (taken bool, err error) {
+	if !s.asks {
+		return true, nil
+	}
+	cleared, err := s.clearRequest()
+	return !cleared, err
+}
+
+func (s *suspender) wait(ctx context.Context) error { return s.event.Wait(ctx) }
+
+func (s *suspender) resume(ctx context.Context) error { return s.Resume(ctx) }
+
+// portStore remembers a domain's suspend port in libxl's part of xenstore,
+// which no guest can write and which libxl removes with the domain.
+type portStore struct{ s *store }
+
+func (portStore) path(domid uint32) string {
+	return fmt.Sprintf("/libxl/%d/xenferry/suspend-port", domid)
+}
+
+func (p portStore) SuspendPort(domid uint32) (evtchn.Port, error) {
+	v, ok, err := p.s.read(p.path(domid))
+	if err != nil || !ok {
+		return 0, err
+	}
+	// What is not a number is not ours: as if there were none.
+	n, err := strconv.ParseUint(v, 10, 32)
+	if err != nil {
+		return 0, nil
+	}
+	return evtchn.Port(n), nil
+}
+
+func (p portStore) SetSuspendPort(domid uint32, port evtchn.Port) error {
+	return p.s.write(p.path(domid), strconv.FormatUint(uint64(port), 10))
+}

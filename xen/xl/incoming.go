@@ -1,0 +1,354 @@
+//go:build xen
+
+package xl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/savefmt"
+	"github.com/xenferry/xenferry/xen"
+)
+
+// incoming is a guest that libxl builds here while we fill its memory. It
+// begins before libxl has made the domain, and passes through these states:
+//
+//	building    libxl waits for its stream, that is for us; Close destroys
+//	finished    Finish has succeeded; the guest is whole and paused
+//	gone        destroyed
+type incoming struct {
+	h     *host
+	spec  xen.Spec
+	name  string // now, after renames
+	uuid  [16]byte
+	hello hello // what libxl told its helper about the domain
+
+	create    *creation
+	bridge    *bridge
+	populated *pageSet // pfns that have memory
+
+	handedOver             bool // libxl has been told to go on by itself
+	finished, gone, closed bool
+}
+
+var _ xen.Incoming = (*incoming)(nil)
+
+// Limits on what libxl does by itself. Its own steps have limits of 10 s (a
+// backend, a hotplug script) to 60 s (QEMU), and they add up for a guest with
+// many devices.
+const (
+	helloLimit   = 2 * time.Minute // make the domain, start the helper
+	devicesLimit = 5 * time.Minute // devices and QEMU, after the last page
+	stopLimit    = time.Minute     // see the stream's end, destroy the domain
+	// maxNameLen bounds a name, which is a part of paths in xenstore and in
+	// /var/run/xen.
+	maxNameLen = 255
+)
+
+// receive checks the guest against this host, and starts to build it.
+func receive(ctx context.Context, h *host, spec xen.Spec) (*incoming, error) {
+	if err := checkSpec(spec); err != nil {
+		return nil, err
+	}
+	if err := h.nameFree(ctx, spec.Name); err != nil {
+		return nil, err
+	}
+	if err := h.domidFree(spec.Domid); err != nil {
+		return nil, err
+	}
+	c, err := openLibxl(h.opts)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := guestConfig(ctx, c, spec)
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	in := &incoming{h: h, spec: spec, name: spec.Name, uuid: cfg.uuid(), populated: newPageSet(spec.Pages)}
+	if in.create, in.bridge, err = startCreation(c, cfg); err != nil {
+		cfg.free()
+		c.close()
+		return nil, err
+	}
+	if err := in.meetHelper(ctx); err != nil {
+		return nil, errors.Join(err, in.Close())
+	}
+	return in, nil
+}
+
+func checkSpec(spec xen.Spec) error {
+	if spec.Type != xen.TypePVH && spec.Type != xen.TypeHVM {
+		return fmt.Errorf("%w: a guest of type %q cannot be received on Xen by this version, only pvh and hvm", xen.ErrUnsupported, spec.Type)
+	}
+	if spec.Pages == 0 || spec.Pages > xen.MaxPages {
+		return fmt.Errorf("guest of %d pages: must have 1 to %d", spec.Pages, uint64(xen.MaxPages))
+	}
+	if spec.MemKiB > xen.MaxPages*xen.PageSize/1024 {
+		return fmt.Errorf("guest with %d KiB of memory: more than Xen can give", spec.MemKiB)
+	}
+	if spec.Name == "" || len(spec.Name) > maxNameLen || strings.ContainsAny(spec.Name, "/\x00\n") {
+		return fmt.Errorf("guest name %.40q: must have 1 to %d characters, none of them a slash or a line's end", spec.Name, maxNameLen)
+	}
+	if spec.Domid >= domidLimit {
+		return fmt.Errorf("domain id %d: must be below %d", spec.Domid, domidLimit)
+	}
+	return nil
+}
+
+// domidLimit is DOMID_FIRST_RESERVED of xen/include/public/xen.h.
+const domidLimit = 0x7FF0
+
+// guestConfig reads the configuration, fits it to this host, and sees that
+// there is room for the guest.
+func guestConfig(ctx context.Context, c *libxl, spec xen.Spec) (*config, error) {
+	cfg, err := c.parseConfig(spec.Config)
+	if err != nil {
+		return nil, err
+	}
+	if t := cfg.guestType(); t != spec.Type {
+		cfg.free()
+		return nil, fmt.Errorf("the guest is said to be of type %s, its configuration is for type %q", spec.Type, t)
+	}
+	cfg.setName(spec.Name)
+	cfg.setDomid(spec.Domid)
+	need, err := c.needKiB(cfg)
+	if err == nil {
+		// A guest that was given more than its configuration says needs that.
+		err = c.makeRoom(ctx, max(need, spec.MemKiB))
+	}
+	if err != nil {
+		cfg.free()
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// meetHelper waits until libxl has made the domain and started its helper.
+func (in *incoming) meetHelper(ctx context.Context) error {
+	limited, cancel := context.WithTimeoutCause(ctx, helloLimit, fmt.Errorf("libxl has not made the domain within %v", helloLimit))
+	defer cancel()
+	hi, err := in.bridge.open(limited, in.uuid)
+	if err != nil {
+		return in.explain(limited, err)
+	}
+	in.hello = hi
+	d, err := in.h.xc.Domain(hi.domid)
+	if err != nil {
+		return err
+	}
+	if d.UUID != in.uuid || !d.Flags.HVM() {
+		return fmt.Errorf("domain %d, which libxl says it has made, is not the guest", hi.domid)
+	}
+	if pages := min(in.spec.MemKiB/(xen.PageSize/1024), d.MaxPages); pages > d.TotPages {
+		return in.claim(pages)
+	}
+	return nil
+}
+
+// claim sets the guest's memory aside, so that of two guests that arrive at
+// the same time one is refused now and not in the middle of its migration.
+func (in *incoming) claim(pages uint64) error {
+	err := in.h.xc.Claim(in.hello.domid, pages)
+	if errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("%w: the guest has %d MiB, and other guests have taken what this host had free", xen.ErrNoMemory, in.spec.MemKiB/1024)
+	}
+	return err
+}
+
+// explain finds the reason why the bridge failed: libxl has given up, and its
+// own error says more than a closed socket.
+func (in *incoming) explain(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	in.bridge.close()
+	if lerr := in.create.wait(ctx, stopLimit); lerr != nil {
+		return lerr
+	}
+	return err
+}
+
+// Domid is the id of the new domain.
+func (in *incoming) Domid() uint32 { return in.hello.domid }
+
+// NewPagesZero is false: Xen may scrub free memory with a pattern.
+func (in *incoming) NewPagesZero() bool { return false }
+
+// LoadStatic gives the domain its CPU policy. It fails where this host cannot
+// give the guest what it had.
+func (in *incoming) LoadStatic(ctx context.Context, recs []savefmt.Record) error {
+	s, err := parseStatic(recs)
+	if err != nil {
+		return err
+	}
+	if len(s.leaves) > 0 || len(s.msrs) > 0 {
+		if err := in.h.xc.SetCPUPolicy(in.hello.domid, s.leaves, s.msrs); err != nil {
+			return err
+		}
+	}
+	return in.explain(ctx, in.bridge.staticDone(ctx, s.missing()))
+}
+
+// Finish loads the state that follows the pages, and lets libxl add devices
+// and QEMU.
+func (in *incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
+	s, err := parseFinal(recs, in.spec.Type, in.spec.Pages)
+	if err != nil {
+		return err
+	}
+	if err := in.loadFinal(s); err != nil {
+		return err
+	}
+	if err := in.h.xc.Claim(in.hello.domid, 0); err != nil {
+		return err
+	}
+	store, console := s.ringPages()
+	in.handedOver = true
+	if err := in.bridge.complete(ctx, store, console, s.deviceModel); err != nil {
+		return in.explain(ctx, err)
+	}
+	if err := in.create.wait(ctx, devicesLimit); err != nil {
+		return err
+	}
+	in.finished = true
+	in.bridge.close()
+	return nil
+}
+
+// Rename gives the guest another name.
+func (in *incoming) Rename(_ context.Context, name string) error {
+	if err := in.h.ctx.rename(in.hello.domid, in.name, name); err != nil {
+		return err
+	}
+	in.name = name
+	return nil
+}
+
+// Unpause lets the guest run here.
+func (in *incoming) Unpause(context.Context) error {
+	if !in.finished || in.gone {
+		return fmt.Errorf("domain %d (%s): cannot be unpaused, it is not complete", in.hello.domid, in.name)
+	}
+	return in.h.ctx.unpause(in.hello.domid)
+}
+
+// Destroy ends the guest here. It does not stop when ctx ends, as half a guest
+// must not stay; libxl's own limits bound it.
+func (in *incoming) Destroy(context.Context) error {
+	if in.gone {
+		return nil
+	}
+	domid := in.hello.domid
+	if !in.finished {
+		if err := in.stopCreation(); err != nil {
+			return err
+		}
+		if domid == 0 && in.create.domid != noDomid {
+			domid = in.create.domid // it failed before the helper could say hello
+		}
+	}
+	if err := in.h.ensureGone(domid, in.uuid); err != nil {
+		return err
+	}
+	in.gone = true
+	return nil
+}
+
+// stopCreation ends libxl's work on a guest that will not be complete: by
+// ending its stream, or, if it does not look at that any more, by abort.
+func (in *incoming) stopCreation() error {
+	in.bridge.close()
+	err := errCreationStuck
+	if !in.handedOver {
+		err = in.create.wait(context.Background(), stopLimit)
+	}
+	if errors.Is(err, errCreationStuck) {
+		in.create.abort()
+		err = in.create.wait(context.Background(), devicesLimit)
+	}
+	if errors.Is(err, errCreationStuck) {
+		return fmt.Errorf("domain %d (%s): %w; look at it with 'xl list', and destroy it", in.hello.domid, in.name, err)
+	}
+	return nil // whatever libxl says: it has ended
+}
+
+// Close frees what the Incoming holds, and destroys a guest that is not
+// finished.
+func (in *incoming) Close() error {
+	if in.closed {
+		return nil
+	}
+	in.closed = true
+	var err error
+	if !in.finished {
+		err = in.Destroy(context.Background())
+	}
+	in.bridge.close()
+	if in.create.ended() {
+		in.create.free()
+	}
+	return err
+}
+
+// ensureGone destroys domain domid if it is still there and is the guest of
+// that UUID. One that Xen is taking down already counts as gone.
+func (h *host) ensureGone(domid uint32, uuid [16]byte) error {
+	if domid == 0 {
+		return nil // it was never made
+	}
+	d, err := h.xc.Domain(domid)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if d.UUID != uuid || d.Flags.Dying() {
+		return nil
+	}
+	return h.ctx.destroy(domid)
+}
+
+// domidFree returns an error if the guest cannot have that id.
+func (h *host) domidFree(domid uint32) error {
+	if domid == 0 {
+		return nil // any
+	}
+	_, err := h.xc.Domain(domid)
+	if err == nil {
+		return fmt.Errorf("domain id %d is in use on this host", domid)
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// destroyUnfinished destroys a guest whose receiver has died, from its save
+// helper. It touches only the guest of that UUID, and only if it has never
+// run, so that a mix-up costs no living guest.
+func destroyUnfinished(domid uint32, uuid [16]byte) error {
+	xh, err := Open(Options{})
+	if err != nil {
+		return err
+	}
+	defer xh.Close()
+	h := xh.(*host)
+	d, err := h.xc.Domain(domid)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if d.UUID != uuid || !d.Flags.Paused() || d.CPUTime != 0 {
+		return fmt.Errorf("domain %d is another one or has been running", domid)
+	}
+	return h.ensureGone(domid, uuid)
+}

@@ -1,0 +1,110 @@
+//go:build xen
+
+package xl
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/xen"
+	"github.com/xenferry/xenferry/xenctrl"
+)
+
+// inMapping is what a Batch keeps for an incoming from one Map to the next.
+type inMapping struct {
+	view  xenctrl.Mapping
+	fresh []uint64 // pfns to be populated
+	data  []uint64 // pfns to be mapped
+	at    []int    // where in the batch each of data stands
+}
+
+// Map gives the pages of b memory and a writable view. It makes two
+// hypercalls, one where the pages are there already, and allocates nothing
+// after a batch's first time.
+func (in *incoming) Map(b *xen.Batch) error {
+	b.Grow()
+	m, ok := b.Mapping.(*inMapping)
+	if !ok {
+		m = &inMapping{
+			fresh: make([]uint64, 0, xen.BatchPages),
+			data:  make([]uint64, 0, xen.BatchPages),
+			at:    make([]int, 0, xen.BatchPages),
+		}
+		b.Mapping = m
+	}
+	if err := in.sort(b, m); err != nil {
+		return err
+	}
+	if err := in.populate(m.fresh); err != nil {
+		return err
+	}
+	if len(m.data) == 0 {
+		return nil
+	}
+	domid := in.hello.domid
+	if err := in.h.xc.Map(&m.view, domid, m.data, true); err != nil {
+		return err
+	}
+	if i, err := m.view.Failed(); i >= 0 {
+		return errors.Join(fmt.Errorf("domain %d: map pfn %#x to write it: %w", domid, m.data[i], err), m.view.Unmap())
+	}
+	for i, at := range m.at {
+		b.Pages[at] = m.view.Page(i)
+	}
+	return nil
+}
+
+// sort finds what must be populated and what mapped.
+func (in *incoming) sort(b *xen.Batch, m *inMapping) error {
+	if len(b.PFNs) > xen.BatchPages {
+		return fmt.Errorf("domain %d: batch of %d pages, over the limit of %d", in.hello.domid, len(b.PFNs), xen.BatchPages)
+	}
+	m.fresh, m.data, m.at = m.fresh[:0], m.data[:0], m.at[:0]
+	for i, pfn := range b.PFNs {
+		t := b.Types[i]
+		switch {
+		case pfn >= in.spec.Pages:
+			return fmt.Errorf("domain %d: pfn %#x is beyond the guest's %#x pages", in.hello.domid, pfn, in.spec.Pages)
+		case i > 0 && pfn <= b.PFNs[i-1]:
+			return fmt.Errorf("domain %d: pfn %#x is not above the one before it in its batch", in.hello.domid, pfn)
+		case t != xen.PageNormal && t != xen.PageBroken && t != xen.PageXAlloc && t != xen.PageXTab:
+			return fmt.Errorf("domain %d: pfn %#x has page type %#x, which no %s guest has", in.hello.domid, pfn, t, in.spec.Type)
+		}
+		b.Pages[i] = nil
+		if t.Populated() && !in.populated.has(pfn) {
+			m.fresh = append(m.fresh, pfn)
+		}
+		if t.HasData() {
+			m.data = append(m.data, pfn)
+			m.at = append(m.at, i)
+		}
+	}
+	return nil
+}
+
+// populate gives each of pfns, none of which has it, a page of memory.
+func (in *incoming) populate(pfns []uint64) error {
+	err := in.h.xc.Populate(in.hello.domid, 0, pfns)
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("%w: domain %d has reached its limit, or the host the end of its memory: %w", xen.ErrNoMemory, in.hello.domid, err)
+	}
+	if err != nil {
+		return err
+	}
+	for _, pfn := range pfns {
+		in.populated.add(pfn)
+	}
+	return nil
+}
+
+// Unmap ends the views of Map.
+func (in *incoming) Unmap(b *xen.Batch) error {
+	m, ok := b.Mapping.(*inMapping)
+	if !ok {
+		return nil
+	}
+	clear(b.Pages)
+	return m.view.Unmap()
+}

@@ -1,0 +1,109 @@
+package xl
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// newFakeQEMU answers as QEMU does. Its devices have the given state.
+func newFakeQEMU(state []byte, refuse string) *fakeQEMU {
+	f := &fakeQEMU{greeting: qmpGreeting}
+	running := true
+	f.answer = func(command string, args json.RawMessage) string {
+		result := `{}`
+		switch command {
+		case refuse:
+			return `{"error": {"class": "GenericError", "desc": "refused"}, "id": %ID%}`
+		case "stop":
+			running = false
+		case "cont":
+			running = true
+		case "query-status":
+			result = map[bool]string{true: `{"running": true}`, false: `{"running": false}`}[running]
+		case "add-fd":
+			result = `{"fdset-id": 3, "fd": 21}`
+		case "xen-save-devices-state":
+			if !strings.Contains(string(args), `"/dev/fdset/3"`) || !strings.Contains(string(args), `"live":true`) {
+				return `{"error": {"class": "GenericError", "desc": "bad arguments"}, "id": %ID%}`
+			}
+			f.writeState(state)
+		}
+		return `{"event": "SOMETHING"}` + "\n" + `{"return": ` + result + `, "id": %ID%}`
+	}
+	return f
+}
+
+// writeState writes to the descriptor, which must be open for writing only, as
+// QEMU demands.
+func (f *fakeQEMU) writeState(state []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.files) != 1 {
+		return
+	}
+	flags, err := unix.FcntlInt(f.files[0].Fd(), unix.F_GETFL, 0)
+	if err == nil && flags&unix.O_ACCMODE == unix.O_WRONLY {
+		f.files[0].Write(state)
+	}
+}
+
+func TestQEMUStopAndSave(t *testing.T) {
+	state := bytes.Repeat([]byte("device"), 100000)
+	f := newFakeQEMU(state, "")
+	m := &qemu{sockets: []string{filepath.Join(t.TempDir(), "absent"), f.listen(t)}}
+	got, err := m.stopAndSave(t.Context())
+	if err != nil || !bytes.Equal(got, state) {
+		t.Fatalf("%d bytes of state, want %d: %v", len(got), len(state), err)
+	}
+	want := []string{"qmp_capabilities", "stop", "add-fd", "xen-save-devices-state", "remove-fd"}
+	if heard := f.heard(); !slices.Equal(heard, want) {
+		t.Errorf("QEMU has heard %v, want %v", heard, want)
+	}
+	for range 2 {
+		if err := m.ensureRunning(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want = append(want, "qmp_capabilities", "query-status", "cont", "qmp_capabilities", "query-status")
+	if heard := f.heard(); !slices.Equal(heard, want) {
+		t.Errorf("QEMU has heard %v, want %v", heard, want)
+	}
+}
+
+func TestQEMUFails(t *testing.T) {
+	for _, refuse := range []string{"stop", "add-fd", "xen-save-devices-state", "remove-fd"} {
+		f := newFakeQEMU([]byte("state"), refuse)
+		m := &qemu{sockets: []string{f.listen(t)}}
+		if _, err := m.stopAndSave(t.Context()); err == nil || !strings.Contains(err.Error(), "QEMU refused "+refuse) {
+			t.Errorf("%s is refused: %v", refuse, err)
+		}
+		if heard := f.heard(); slices.Contains(heard, "add-fd") && refuse != "add-fd" && heard[len(heard)-1] != "remove-fd" {
+			t.Errorf("%s is refused: the descriptor stays with QEMU: %v", refuse, heard)
+		}
+	}
+}
+
+func TestQEMUEmptyState(t *testing.T) {
+	m := &qemu{sockets: []string{newFakeQEMU(nil, "").listen(t)}}
+	if _, err := m.stopAndSave(t.Context()); err == nil || !strings.Contains(err.Error(), "0 bytes") {
+		t.Errorf("QEMU has written nothing: %v", err)
+	}
+	if savefmt.MaxDeviceModel != 128<<20 {
+		t.Error("the limit is not that of a record in a stock stream")
+	}
+}
+
+func TestQEMUGone(t *testing.T) {
+	m := &qemu{sockets: []string{filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")}}
+	if err := m.setLogDirty(t.Context(), true); err == nil || !strings.Contains(err.Error(), "no QMP socket") {
+		t.Errorf("no socket: %v", err)
+	}
+}

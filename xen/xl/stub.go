@@ -1,0 +1,24 @@
+//go:build !xen
+
+package xl
+
+import (
+	"context"
+	"errors"
+
+	"github.com/xenferry/xenferry/xen"
+)
+
+var errNoXen = errors.New("this binary was built without Xen support: install libxen-dev and rebuild with make")
+
+// Open returns an error: this binary was built without the tag xen.
+func Open(Options) (xen.Host, error) { return nil, errNoXen }
+
+// Monitor returns an error: this binary was built without the tag xen.
+func Monitor(context.Context, Options, uint32, func(string)) error { return errNoXen }
+
+// destroyUnfinished: libxl is not in this binary, so nothing can call it.
+func destroyUnfinished(uint32, [16]byte) error { return errNoXen }
+
+// BuiltFor returns "": this binary was built without the tag xen.
+func BuiltFor() string { return "" }
