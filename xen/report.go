@@ -11,6 +11,8 @@ type Report struct {
 	Outcome Outcome    `json:"outcome"`
 	Error   string     `json:"error,omitempty"`
 	Code    Code       `json:"code,omitempty"`
+	// FailedIn is the phase that failed.
+	FailedIn string `json:"failed_in,omitempty"`
 	// Data tells how the pages travelled, e.g. "tls 192.0.2.7:40123".
 	Data   string        `json:"data"`
 	Rounds []RoundStats  `json:"rounds"`
@@ -22,10 +24,13 @@ type Report struct {
 	// SuspendWait is from the request until the guest had stopped. Part of it
 	// the guest still ran.
 	SuspendWait time.Duration `json:"suspend_wait_ns"`
-	WireBytes   uint64        `json:"wire_bytes"`
-	PagesSent   uint64        `json:"pages_sent"` // with contents
-	PagesZero   uint64        `json:"pages_zero"`
-	MemoryHash  string        `json:"memory_hash,omitempty"`
+	// ResumedAfter is, for a guest that was suspended and runs on at the
+	// source, the time from the moment that the failure was seen until then.
+	ResumedAfter time.Duration `json:"resumed_after_ns,omitempty"`
+	WireBytes    uint64        `json:"wire_bytes"`
+	PagesSent    uint64        `json:"pages_sent"` // with contents
+	PagesZero    uint64        `json:"pages_zero"`
+	MemoryHash   string        `json:"memory_hash,omitempty"`
 }
 
 // PhaseTime is how long one phase took.

@@ -417,6 +417,7 @@ func (s *source) finishReport(err error) {
 	var failure *MigrateError
 	if errors.As(err, &failure) {
 		r.Outcome, r.Error, r.Code = failure.Outcome, failure.Error(), CodeOf(failure)
+		r.FailedIn, r.ResumedAfter = failure.Phase, failure.ResumedAfter
 	}
 	s.emit(Event{Kind: EventEnd, Report: r, Text: r.Error})
 }

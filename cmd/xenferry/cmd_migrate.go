@@ -70,8 +70,11 @@ func migrate(c *cli.Context) error {
 	}
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
 	args.Observe = show.event
-	_, err = migrateTo(c.Context, host, info, c.Args().Get(1), command, args)
+	report, err := migrateTo(c.Context, host, info, c.Args().Get(1), command, args)
 	show.close()
+	if c.String("connect") == xenURI && report != nil && report.ResumedAfter > 0 && monitorEndsWithSuspend() {
+		startMonitor(info.Domid)
+	}
 	return err
 }
 

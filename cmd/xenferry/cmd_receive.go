@@ -55,7 +55,10 @@ func receive(c *cli.Context) error {
 		return told{err}
 	}
 	logrus.Infof("guest %s from %s is domain %d here", report.Guest.Name, report.From, report.Domid)
-	return watchDeath(c, host, report)
+	if uri == xenURI && !c.Bool("e") {
+		startMonitor(report.Domid)
+	}
+	return nil
 }
 
 // sshAddress returns the address of this host that the source's ssh reached,

@@ -9,14 +9,18 @@ import (
 	"github.com/xenferry/xenferry/xen/xl"
 )
 
-const simPrefix = "sim:"
+// What --connect can name.
+const (
+	xenURI    = "xen"
+	simPrefix = "sim:"
+)
 
 // openHost opens the host that --connect names.
 func openHost(ctx context.Context, uri string) (xen.Host, error) {
 	if name, ok := strings.CutPrefix(uri, simPrefix); ok {
 		return sim.Dial(ctx, name)
 	}
-	if uri != "xen" {
+	if uri != xenURI {
 		return nil, usagef("--connect %q: it is xen, or sim:NAME", uri)
 	}
 	return xl.Open(xl.Options{})

@@ -46,7 +46,7 @@ func newApp() *cli.App {
 		HideVersion:            true,
 		Flags: []cli.Flag{
 			&cli.StringFlag{
-				Name: "connect", Aliases: []string{"c"}, EnvVars: []string{"XENFERRY_CONNECT"}, Value: "xen",
+				Name: "connect", Aliases: []string{"c"}, EnvVars: []string{"XENFERRY_CONNECT"}, Value: xenURI,
 				Usage: "the host to work on: `xen` (this machine), or sim:NAME for a simulated one",
 			},
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log what is done, to stderr"},
@@ -60,7 +60,7 @@ func newApp() *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			migrateCommand(), receiveCommand(), listCommand(), demoCommand(), simCommand(), versionCommand(),
+			migrateCommand(), receiveCommand(), listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 		OnUsageError:   usageError,

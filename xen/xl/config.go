@@ -18,6 +18,10 @@ import (
 	"github.com/xenferry/xenferry/xen"
 )
 
+// maxConfig is the most bytes of a guest's configuration that are looked at:
+// one of a guest with hundreds of devices has some 100 KiB.
+const maxConfig = 1 << 20
+
 // configJSON returns the configuration to build the domain from elsewhere, as
 // the JSON of libxl_domain_config: what xl sends ahead of a migration.
 func (c *libxl) configJSON(domid uint32) ([]byte, error) {

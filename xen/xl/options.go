@@ -8,7 +8,3 @@ type Options struct {
 	// of the error that a method here returns.
 	LogLevel int
 }
-
-// maxConfig is the most bytes of a guest's configuration that are looked at:
-// one of a guest with hundreds of devices has some 100 KiB.
-const maxConfig = 1 << 20

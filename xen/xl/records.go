@@ -115,16 +115,6 @@ func parseFinal(recs []savefmt.Record, typ xen.GuestType, pages uint64) (s final
 	return s, nil
 }
 
-// param returns the value of a param, and whether the guest has it.
-func (s finalState) param(index uint32) (uint64, bool) {
-	for _, p := range s.params {
-		if p.index == index {
-			return p.value, true
-		}
-	}
-	return 0, false
-}
-
 // parseTSC reads u32 mode, u32 kHz, u64 ns, u32 incarnation, u32 zero.
 func parseTSC(r savefmt.Record) (xenctrl.TSCInfo, error) {
 	if len(r.Body) != tscInfoSize {

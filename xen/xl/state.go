@@ -50,6 +50,16 @@ func (in *incoming) loadParam(p hvmParam) error {
 	return in.h.xc.SetHVMParam(in.hello.domid, p.index, p.value)
 }
 
+// param returns the value of a param, and whether the guest has it.
+func (s finalState) param(index uint32) (uint64, bool) {
+	for _, p := range s.params {
+		if p.index == index {
+			return p.value, true
+		}
+	}
+	return 0, false
+}
+
 // ringPages returns the pages over which the guest speaks with xenstored and
 // its console.
 func (s finalState) ringPages() (store, console uint64) {

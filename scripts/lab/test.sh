@@ -1,0 +1,90 @@
+#!/bin/bash
+# test.sh [-run REGEXP] [PAIR...]: the tests on real Xen. For each pair of releases it boots two hosts, runs the Go
+# tests of labtest against them, and takes them down. All pairs by default: 4.17+4.17 4.20+4.20 4.17+4.20.
+# The last line is "N passed, N failed"; the exit status is not 0 if any failed or none ran. Root; under an hour.
+#
+#   XENFERRY_LAB_KEEP=1               leaves the hosts running, and uses those of the same pair that run already:
+#                                     a change is tested in seconds with test.sh -run TestX 4.17+4.17
+#   XENFERRY_LAB_LOGS=DIR             where logs of failed tests go (default: logs in the cache)
+#   XENFERRY_LAB_WITHOUT_XENFERRY=1   tests only the lab, with stock Xen
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "$0")/common.sh"
+
+TEST_LIMIT=40m # for all tests of one pair
+
+# up PAIR: has two hosts run with our programs on them.
+up() {
+  local a=${1%+*} b=${1#*+}
+  if [[ -n ${XENFERRY_LAB_KEEP:-} ]] && grep -qs "\"A\": {\"release\": \"$a\".*\"B\": {\"release\": \"$b\"" "$RUN/lab.json"; then
+    "$LAB_DIR/install.sh"
+  else
+    "$LAB_DIR/down.sh" && "$LAB_DIR/up.sh" "$a" "$b"
+  fi
+}
+
+# put_tests RELEASE: builds the test programs that need a hypervisor under them, and puts them on hostA.
+put_tests() {
+  local package name dir
+  dir=$(mktemp -d)
+  "$LAB_DIR/on.sh" A 'rm -rf /root/tests' || return
+  for package in xenctrl evtchn xen/xl; do
+    name=${package//\//-}.test
+    "$LAB_DIR/sysroot.sh" "$1" go test -C "$REPO" -c -tags xen -o "$dir/$name" "./$package" || return
+    "$LAB_DIR/put.sh" A "$dir/$name" "/root/tests/$name" || return
+  done
+  rm -r "$dir"
+}
+
+# run_pair PAIR: the phase of one pair. Fails if a test failed or could not be run.
+# It is called in a condition, where bash does not end at errors: each is passed on.
+run_pair() {
+  local pair=$1
+  up "$pair" || return
+  if [[ -z ${XENFERRY_LAB_WITHOUT_XENFERRY:-} && ${pair%+*} == "${pair#*+}" ]]; then
+    put_tests "${pair%+*}" || return
+  fi
+  go test -C "$REPO" -tags lab -count=1 -timeout "$TEST_LIMIT" -v -run "$RUN_TESTS" ./scripts/lab/labtest 2>&1 | tee -a "$log"
+}
+
+finish() {
+  local status=$?
+  trap - EXIT INT TERM
+  [[ -n ${XENFERRY_LAB_KEEP:-} ]] || "$LAB_DIR/down.sh" || status=1
+  rm -f "$log"
+  exit "$status"
+}
+
+RUN_TESTS=.
+if [[ ${1:-} == -run ]]; then
+  RUN_TESTS=${2:?-run wants a regular expression}
+  shift 2
+fi
+(($#)) || set -- 4.17+4.17 4.20+4.20 4.17+4.20
+releases=$(printf '%s\n' "${@//+/ }" | xargs -n 1 | sort -u)
+export XENFERRY_LAB_RUN=$RUN XENFERRY_LAB_CACHE=$CACHE XENFERRY_LAB_PORT=$PORT
+export XENFERRY_LAB_LOGS=${XENFERRY_LAB_LOGS:-$CACHE/logs}
+rm -rf "$XENFERRY_LAB_LOGS"
+log=$(mktemp)
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# shellcheck disable=SC2086 # one word a release
+"$LAB_DIR/build.sh" $releases
+broken=0
+for pair; do
+  say "Xen $pair"
+  before=$(grep -c '^--- FAIL' "$log") || true
+  if ! run_pair "$pair"; then
+    after=$(grep -c '^--- FAIL' "$log") || true
+    # No test says that it failed: the lab itself did, or a program would not build.
+    ((after > before)) || { broken=$((broken + 1)) && say "Xen $pair: FAILED before or between its tests"; }
+  fi
+done
+
+passed=$(grep -c '^--- PASS' "$log") || true
+failed=$(($(grep -c '^--- FAIL' "$log") + broken)) || true
+skipped=$(grep -c '^--- SKIP' "$log") || true
+say "$skipped skipped: they do not apply to that pair"
+[[ -d $XENFERRY_LAB_LOGS ]] && say "logs of what failed are in $XENFERRY_LAB_LOGS"
+echo "$passed passed, $failed failed"
+((passed > 0 && failed == 0))
