@@ -26,8 +26,6 @@
 #error "xenferry builds against Xen 4.17 to 4.20: install the libxen-dev of one of them"
 #endif
 
-#define XF_MAX_BATCH 1024
-
 _Static_assert(sizeof(xen_cpuid_leaf_t) == 24, "CPUID leaf of the stream");
 _Static_assert(sizeof(xen_msr_entry_t) == 16, "MSR entry of the stream");
 _Static_assert(sizeof(xen_pfn_t) == sizeof(uint64_t), "pfns are u64");
@@ -51,7 +49,7 @@ long long xf_logdirty(xc_interface *xch, uint32_t domid, unsigned op,
 		      struct xf_bitmap *b, uint64_t pages, unsigned mode,
 		      xc_shadow_op_stats_t *stats);
 
-/* Stores the type nibble of each of n <= XF_MAX_BATCH pfns. */
+/* Stores the type nibble of each of n pfns, at most 1024. */
 int xf_page_types(xc_interface *xch, uint32_t domid, uint32_t n,
 		  const uint64_t *pfns, uint8_t *types);
 

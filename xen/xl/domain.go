@@ -49,7 +49,14 @@ func openDomain(h *host, domid uint32) (d *domain, err error) {
 	if info.State == xen.StateDying {
 		return nil, fmt.Errorf("%w: domain %d is being destroyed", xen.ErrNoDomain, domid)
 	}
-	d = &domain{h: h, domid: domid}
+	d = &domain{h: h, domid: domid, typ: info.Type}
+	switch d.typ {
+	case xen.TypePVH:
+	case xen.TypeHVM:
+		d.qemu = qemuOf(domid)
+	default:
+		return nil, fmt.Errorf("%w: domain %d is of type %q: only pvh and hvm guests can be moved", xen.ErrUnsupported, domid, d.typ)
+	}
 	if err := d.acquire(); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
@@ -62,9 +69,6 @@ func (d *domain) acquire() (err error) {
 		return err
 	}
 	if d.store, err = openStore(); err != nil {
-		return err
-	}
-	if err = d.learnType(); err != nil {
 		return err
 	}
 	if d.pages, err = d.h.xc.NrPFNs(d.domid); err != nil {
@@ -82,23 +86,6 @@ func (d *domain) acquire() (err error) {
 	return evtchn.Unsubscribe(d.h.xc, d.domid)
 }
 
-// learnType finds out what kind of guest it is, and so whether it can be moved
-// at all. Xen itself does not tell PVH from HVM; libxl keeps it in xenstore.
-func (d *domain) learnType() error {
-	typ, _, err := d.store.read(fmt.Sprintf("/libxl/%d/type", d.domid))
-	if err != nil {
-		return err
-	}
-	switch d.typ = xen.GuestType(typ); d.typ {
-	case xen.TypePVH:
-	case xen.TypeHVM:
-		d.qemu = qemuOf(d.domid)
-	default:
-		return fmt.Errorf("%w: domain %d is of type %q: only pvh and hvm guests can be moved", xen.ErrUnsupported, d.domid, typ)
-	}
-	return nil
-}
-
 // qemuOf returns the device model of domid. libxl gives QEMU two monitors: the
 // second, made for statistics, is free for us, the first is libxl's own.
 func qemuOf(domid uint32) *qemu {
@@ -109,11 +96,7 @@ func qemuOf(domid uint32) *qemu {
 	}}
 }
 
-func (d *domain) Info(context.Context) (xen.DomainInfo, error) {
-	info, err := d.h.ctx.info(d.domid)
-	info.Type = d.typ
-	return info, err
-}
+func (d *domain) Info(context.Context) (xen.DomainInfo, error) { return d.h.ctx.info(d.domid) }
 
 func (d *domain) Config(context.Context) ([]byte, error) { return d.h.ctx.configJSON(d.domid) }
 

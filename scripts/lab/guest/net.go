@@ -17,7 +17,7 @@ func (g *guest) checkNet() {
 		g.console.bad("network: %v", err)
 		return
 	}
-	go g.hearEchoes(conn)
+	go g.hear(conn)
 	var buf []byte
 	harmed := false
 	var failing int64 // since when, 0 if it is not
@@ -55,9 +55,9 @@ func openNet(address netip.Prefix) (*net.UDPConn, error) {
 	return net.ListenUDP("udp4", &net.UDPAddr{Port: xfg.GuestPort})
 }
 
-// hearEchoes counts the answers. One to a packet that this guest has not sent
-// proves a second copy.
-func (g *guest) hearEchoes(conn *net.UDPConn) {
+// hear counts the listener's answers. One to a packet that this guest has not
+// sent proves a second copy.
+func (g *guest) hear(conn *net.UDPConn) {
 	buf := make([]byte, 2*xfg.PacketSize)
 	for {
 		size, _, err := conn.ReadFromUDPAddrPort(buf)
@@ -66,7 +66,13 @@ func (g *guest) hearEchoes(conn *net.UDPConn) {
 			continue
 		}
 		p, err := xfg.ParsePacket(buf[:size])
-		if err != nil || p.Kind != xfg.KindEcho || p.ID != g.id {
+		if err != nil || p.ID != g.id {
+			continue
+		}
+		if p.Kind == xfg.KindSweep && g.mem != nil {
+			g.mem.worker.SweepNow()
+		}
+		if p.Kind != xfg.KindEcho {
 			continue
 		}
 		g.net.heard.Add(1)

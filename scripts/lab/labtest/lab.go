@@ -25,9 +25,9 @@ import (
 // Limits of what the emulated hosts may take. They are generous: a test that
 // waits for something ends as soon as it is there.
 const (
-	CommandLimit = 5 * time.Minute // of one command on a host
-	BootLimit    = 6 * time.Minute // from xl create to the first heartbeat
-	CheckLimit   = 3 * time.Minute // for the guest to check all it has
+	CommandLimit = 20 * time.Minute // of one command on a host
+	BootLimit    = 6 * time.Minute  // from xl create to the first heartbeat
+	CheckLimit   = 3 * time.Minute  // for the guest to check all it has
 )
 
 // Lab is a running lab: two Xen hosts on one network, with one disk in common.

@@ -5,6 +5,7 @@
 //	listen serve              hears, until it is told to quit
 //	listen state              prints what was heard so far, as JSON (State)
 //	listen mark               the same, and begins to count anew
+//	listen sweep ID           makes that guest verify all its memory at once
 //	listen quit               ends the one that hears
 //	listen clock HOST [set]   prints how far HOST's clock is ahead of ours in
 //	                          ns, and with "set" sets ours to it
@@ -38,16 +39,18 @@ func run(args []string) error {
 		return serve()
 	case len(args) == 1 && (args[0] == "state" || args[0] == "mark" || args[0] == "quit"):
 		return ask(args[0])
+	case len(args) == 2 && args[0] == "sweep":
+		return ask(args[0] + " " + args[1])
 	case len(args) == 2 && args[0] == "clock":
 		return compareClock(args[1], false)
 	case len(args) == 3 && args[0] == "clock" && args[2] == "set":
 		return compareClock(args[1], true)
 	}
-	return errors.New("usage: listen serve | state | mark | quit | clock HOST [set]")
+	return errors.New("usage: listen serve | state | mark | sweep ID | quit | clock HOST [set]")
 }
 
-// ask sends one word to the one that hears, and prints its answer.
-func ask(word string) error {
+// ask sends one question to the one that hears, and prints its answer.
+func ask(question string) error {
 	conn, err := net.DialTimeout("unix", socketPath, askTimeout)
 	if err != nil {
 		return fmt.Errorf("nobody hears: start 'listen serve': %w", err)
@@ -56,7 +59,7 @@ func ask(word string) error {
 	if err := conn.SetDeadline(time.Now().Add(askTimeout)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(conn, word+"\n"); err != nil {
+	if _, err := io.WriteString(conn, question+"\n"); err != nil {
 		return err
 	}
 	_, err = io.Copy(os.Stdout, conn)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -154,12 +155,15 @@ func (s *server) answerOne(conn net.Conn) (quit bool, err error) {
 	if err := conn.SetDeadline(time.Now().Add(askTimeout)); err != nil {
 		return false, err
 	}
-	word, err := bufio.NewReaderSize(conn, 64).ReadString('\n')
+	question, err := bufio.NewReaderSize(conn, 64).ReadString('\n')
 	if err != nil {
 		return false, err
 	}
-	word = strings.TrimSpace(word)
-	if word == "quit" {
+	word, id, _ := strings.Cut(strings.TrimSpace(question), " ")
+	switch word {
+	case "sweep":
+		return false, s.sweep(id)
+	case "quit":
 		return true, s.conn.Close() // first, so that the port is free when the asker goes on
 	}
 	s.mu.Lock()
@@ -182,4 +186,24 @@ func (s *server) mark() {
 	for i, f := range s.st.Flows {
 		s.st.Flows[i] = f.Next()
 	}
+}
+
+// sweep asks a guest to verify its memory. It may ask in vain: packets get lost.
+func (s *server) sweep(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.st.Flow(id)
+	if f == nil {
+		return fmt.Errorf("no guest %.32q was heard", id)
+	}
+	to, err := netip.ParseAddr(f.From)
+	if err != nil {
+		return err
+	}
+	number, err := strconv.ParseUint(f.ID, 16, 64)
+	if err != nil {
+		return err
+	}
+	s.send(xfg.Packet{Kind: xfg.KindSweep, ID: number}, netip.AddrPortFrom(to, xfg.GuestPort))
+	return nil
 }

@@ -22,6 +22,7 @@ const (
 	KindEcho   Kind = 2 // listener to guest: I heard number N
 	KindClock  Kind = 3 // anyone to listener: what is your time?
 	KindClocks Kind = 4 // the answer: N as asked, Clock is CLOCK_REALTIME in ns
+	KindSweep  Kind = 5 // listener to guest: verify all your memory now
 )
 
 // Packet is what travels on the guests' network. On the wire, little-endian:

@@ -1,0 +1,55 @@
+//go:build lab
+
+package labtest
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"testing"
+)
+
+// TestInDom0 runs, in hostA's dom0, the test programs that need a hypervisor
+// under them (test.sh puts them there): the bindings, the real host with a
+// PVH and an HVM guest, and the conformance suite that simulated hosts pass
+// too.
+func TestInDom0(t *testing.T) {
+	l := Open(t)
+	if !l.SameRelease() {
+		t.Skip("tried on pairs of one release")
+	}
+	runInDom0(t, l, "xenctrl", "", "TestXen")
+	runInDom0(t, l, "evtchn", "", "TestXen")
+	for _, kind := range []string{"pvh", "hvm"} {
+		t.Run(kind, func(t *testing.T) {
+			l := Open(t)
+			g := l.CreateGuest(t, l.A, "dom0-"+kind, GuestOptions{Type: kind, NoDisk: true, MemoryMB: 160, Args: []string{"xfg.mem=16"}})
+			tests := "TestReal|TestLive(Receive|FinishFails)$"
+			if kind == "pvh" {
+				tests = "TestReal|TestLive(Receive|Abandon|FinishFails|ReceiveRefusals|MapRefusals|Killed)$"
+			}
+			runInDom0(t, l, "xen-xl", g.Name, tests)
+		})
+	}
+	t.Run("conformance", func(t *testing.T) {
+		l := Open(t)
+		runInDom0(t, l, "xen-xl", "", "TestLiveConformance$")
+	})
+}
+
+var ran = regexp.MustCompile(`(?m)^--- PASS`)
+
+// runInDom0 runs the tests of a package that match a pattern.
+func runInDom0(t *testing.T, l *Lab, program, guest, pattern string) {
+	t.Helper()
+	out, err := l.A.Run(context.Background(), fmt.Sprintf(
+		"cd /root/tests && XENFERRY_LAB=1 XENFERRY_XL_GUEST=%s XENFERRY_XL_CONFIG=/root/guest/pvh.cfg ./%s.test -test.v -test.timeout 20m -test.run '^(%s)'",
+		guest, program, pattern))
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatalf("%s failed in dom0: %v", program, err.(*RunError).Err)
+	}
+	if !ran.MatchString(out) {
+		t.Fatalf("%s: no test ran", program)
+	}
+}
