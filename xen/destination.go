@@ -278,7 +278,7 @@ func (d *destination) finish(ctx context.Context) error {
 	if _, err := d.machine.Step(fallback.EventBuilt); err != nil {
 		return err
 	}
-	return d.link.send(&message{Kind: kindReady})
+	return d.link.send(&message{Kind: kindReady, Ready: &ready{Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first}})
 }
 
 func (d *destination) checkHash(want string) error {

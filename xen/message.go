@@ -35,6 +35,7 @@ type message struct {
 	Streams *streams `json:"streams,omitempty"`
 	Final   *final   `json:"final,omitempty"`
 	Abort   *abort   `json:"abort,omitempty"`
+	Ready   *ready   `json:"ready,omitempty"`
 	Started *started `json:"started,omitempty"`
 }
 
@@ -71,6 +72,13 @@ type streams struct {
 type final struct {
 	// MemoryHash is Hash over the guest's memory, if the source was asked for it.
 	MemoryHash string `json:"memory_hash,omitempty"`
+}
+
+type ready struct {
+	// Differ is the number of pages that a verify round found different,
+	// DifferFirst the pfns of the first of them.
+	Differ      uint64   `json:"differ,omitempty"`
+	DifferFirst []uint64 `json:"differ_first,omitempty"`
 }
 
 type started struct {
@@ -113,7 +121,9 @@ func decodeMessage(body []byte) (*message, error) {
 		present = m.Started != nil
 	case kindAbort:
 		present = m.Abort != nil
-	case kindReady, kindGo, kindAck:
+	case kindReady:
+		present = m.Ready != nil
+	case kindGo, kindAck:
 		present = true
 	default:
 		return nil, fmt.Errorf("%w: unknown control message %q", ErrCorrupt, m.Kind)

@@ -21,6 +21,9 @@ func TestMoves(t *testing.T) {
 					m.opts.Data, m.opts.Connections, m.opts.Verify, m.opts.MemoryHash = mode, n, verify, true
 					m.run(t.Context(), t)
 					m.expectMoved(t)
+					if m.report.Differing != 0 {
+						t.Errorf("%d pages differ", m.report.Differing)
+					}
 					if len(m.report.Rounds) < 2 || m.report.PagesZero == 0 || m.report.Downtime == 0 || m.report.MemoryHash == "" {
 						t.Errorf("report %+v", m.report)
 					}
@@ -288,21 +291,33 @@ func TestDamagedPage(t *testing.T) {
 	}
 }
 
-// TestVerifyFindsALostWrite: memory that changes behind log-dirty's back is
-// what --debug is for.
-func TestVerifyFindsALostWrite(t *testing.T) {
-	for _, verify := range []bool{true, false} {
-		m := newMove()
-		m.opts.Verify, m.opts.MemoryHash = verify, !verify
-		m.opts.Policy = func(rounds []RoundStats) bool {
-			m.dom.mem[0] ^= 1 // page 0 is sent in round 0, and not marked dirty
+// TestLostWriteIsFound: memory that changes behind log-dirty's back is what
+// --debug and --memory-hash are for. The first tells, the second refuses.
+func TestLostWriteIsFound(t *testing.T) {
+	lose := func(m *move) {
+		m.dom.writes = 0
+		m.opts.Policy = func([]RoundStats) bool {
+			m.dom.mem[0] ^= 1 // page 0 was sent in round 0, and is not marked dirty
 			return true
 		}
-		m.dom.writes = 0
+	}
+	t.Run("verify", func(t *testing.T) {
+		m := newMove()
+		m.opts.Verify = true
+		lose(m)
+		m.run(t.Context(), t)
+		if m.srcErr != nil || m.report.Differing != 1 {
+			t.Errorf("%v, %d pages differ", m.srcErr, m.report.Differing)
+		}
+	})
+	t.Run("hash", func(t *testing.T) {
+		m := newMove()
+		m.opts.MemoryHash = true
+		lose(m)
 		m.run(t.Context(), t)
 		m.expectAtSource(t)
 		if !errors.Is(m.srcErr, ErrCorrupt) {
-			t.Errorf("verify %v: %v", verify, m.srcErr)
+			t.Errorf("%v", m.srcErr)
 		}
-	}
+	})
 }

@@ -23,7 +23,26 @@ type memory struct {
 	zero    atomicBitmap // is zero, and may never have been touched
 	suspect atomicBitmap // came damaged in a live round: must come again
 
-	mismatches atomic.Uint64 // pages that a verify round found different
+	differ differences // what a verify round found
+}
+
+// differences are pages that a verify round found to differ from the source's.
+type differences struct {
+	mu    sync.Mutex
+	count uint64
+	first []uint64 // pfns of the first of them
+}
+
+// maxDiffering is how many pfns of differing pages are told.
+const maxDiffering = 16
+
+func (d *differences) add(pfn uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.count++
+	if len(d.first) < maxDiffering {
+		d.first = append(d.first, pfn)
+	}
 }
 
 func newMemory(in Incoming, pages uint64) *memory {
@@ -51,11 +70,8 @@ func (b atomicBitmap) put(pfn uint64, on bool) {
 	}
 }
 
-// settled returns an error unless every page is as the source had it.
+// settled returns an error unless every page arrived as it was sent.
 func (m *memory) settled() error {
-	if n := m.mismatches.Load(); n > 0 {
-		return fmt.Errorf("%w: the verify round found %d pages that differ from the source's", ErrCorrupt, n)
-	}
 	count, first := 0, uint64(0)
 	for pfn := range m.pages {
 		if m.suspect.has(pfn) {
@@ -244,7 +260,7 @@ func (p *pageReader) verify(data int, in *frameReader) error {
 			same = p.mem.zero.has(e.PFN()) || isZero(p.batch.Pages[i])
 		}
 		if !same {
-			p.mem.mismatches.Add(1)
+			p.mem.differ.add(e.PFN())
 		}
 	}
 	return nil

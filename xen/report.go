@@ -30,7 +30,9 @@ type Report struct {
 	WireBytes    uint64        `json:"wire_bytes"`
 	PagesSent    uint64        `json:"pages_sent"` // with contents
 	PagesZero    uint64        `json:"pages_zero"`
-	MemoryHash   string        `json:"memory_hash,omitempty"`
+	// Differing is the number of pages that the verify round found different.
+	Differing  uint64 `json:"differing,omitempty"`
+	MemoryHash string `json:"memory_hash,omitempty"`
 }
 
 // PhaseTime is how long one phase took.

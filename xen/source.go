@@ -316,10 +316,16 @@ func (s *source) finalState(ctx context.Context) error {
 }
 
 func (s *source) awaitReady(ctx context.Context) error {
-	if _, _, err := s.link.receive(ctx, kindReady, s.opts.Limits.Ready); err != nil {
+	m, _, err := s.link.receive(ctx, kindReady, s.opts.Limits.Ready)
+	if err != nil {
 		return err
 	}
-	_, err := s.machine.Step(fallback.EventReady)
+	if n := m.Ready.Differ; n > 0 {
+		s.report.Differing = n
+		s.note("the verify round found %d pages that differ, the first are pfns %#x: backends in dom0 write pages"+
+			" that they share with a guest (rings, buffers) even while it is suspended; others must not differ", n, m.Ready.DifferFirst)
+	}
+	_, err = s.machine.Step(fallback.EventReady)
 	return err
 }
 

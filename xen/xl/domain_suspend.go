@@ -34,11 +34,20 @@ func (d *domain) Suspend(ctx context.Context) error {
 		return nil
 	}
 	if d.deviceState, err = d.qemu.stopAndSave(ctx); err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeLimit)
-		defer cancel()
-		return errors.Join(fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err), d.Resume(undo))
+		return d.undoSuspend(ctx, fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err))
 	}
 	return nil
+}
+
+// undoSuspend makes the guest run on after cause. Where ctx has ended, that is
+// the same to the caller as a guest which did not suspend in time.
+func (d *domain) undoSuspend(ctx context.Context, cause error) error {
+	if ctx.Err() != nil {
+		cause = fmt.Errorf("%w: %w", xen.ErrSuspendRefused, cause)
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeLimit)
+	defer cancel()
+	return errors.Join(cause, d.Resume(undo))
 }
 
 // Resume goes through libxl, which starts QEMU again and tells xenstored,

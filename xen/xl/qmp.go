@@ -48,6 +48,9 @@ func dialQMP(ctx context.Context, path string) (*qmpClient, error) {
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%s: %w", path, context.Cause(ctx))
+		}
 		return nil, fmt.Errorf("connect to QEMU: %w", err)
 	}
 	q := &qmpClient{conn: conn.(*net.UnixConn), r: bufio.NewReaderSize(conn, maxQMPLine)}

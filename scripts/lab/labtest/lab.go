@@ -27,7 +27,7 @@ import (
 const (
 	CommandLimit = 20 * time.Minute // of one command on a host
 	BootLimit    = 6 * time.Minute  // from xl create to the first heartbeat
-	CheckLimit   = 3 * time.Minute  // for the guest to check all it has
+	CheckLimit   = 5 * time.Minute  // for the guest to check all it has
 )
 
 // Lab is a running lab: two Xen hosts on one network, with one disk in common.
