@@ -15,7 +15,7 @@ import (
 // GuestOptions say what guest to create. The zero value is a good guest.
 type GuestOptions struct {
 	Type     string   // "pvh" (the default) or "hvm"
-	MemoryMB int      // of the domain; 192 if 0
+	MemoryMB int      // of the domain; 160 if 0
 	Args     []string // for its program, as "xfg.mem=96": see scripts/lab/guest/params.go
 	NoDisk   bool     // without the disk that both hosts share
 	Config   []string // further lines of xl's configuration

@@ -11,7 +11,7 @@ import (
 )
 
 // busy is a guest that writes as much as emulation gives.
-var busy = []string{"xfg.mem=64", "xfg.workload=hot:20MB/s,set=16MiB"}
+var busy = []string{"xfg.mem=48", "xfg.workload=hot:20MB/s,set=16MiB"}
 
 // TestFerry is the main job: a guest under its checker goes from A to B and
 // back with xenferry, and stock xl works on it afterwards.
