@@ -30,6 +30,9 @@ const (
 	CheckLimit   = 5 * time.Minute  // for the guest to check all it has
 )
 
+// oldest is the oldest release of Xen that the lab has.
+const oldest = "4.17"
+
 // Lab is a running lab: two Xen hosts on one network, with one disk in common.
 type Lab struct {
 	A, B *Host

@@ -11,7 +11,7 @@ import (
 )
 
 // busy is a guest that writes as much as emulation gives.
-var busy = []string{"xfg.mem=48", "xfg.workload=hot:20MB/s,set=16MiB"}
+var busy = []string{"xfg.mem=48", "xfg.verify=16MB", "xfg.workload=hot:20MB/s,set=16MiB"}
 
 // TestFerry is the main job: a guest under its checker goes from A to B and
 // back with xenferry, and stock xl works on it afterwards.
@@ -23,11 +23,10 @@ func TestFerry(t *testing.T) {
 				t.Skip("tried on pairs of one release; see TestRollingUpgrade")
 			}
 			g := l.CreateGuest(t, l.A, "ferry-"+kind, GuestOptions{Type: kind, Args: busy})
-			g.AssertClean(t, l.A)
 			g.ferryAndCheck(t, l.A, "--debug")
 			g.ferryAndCheck(t, l.B, "")
 			g.stockStillWorks(t, l.A)
-			g.Shutdown(t, l.A)
+			g.Shutdown(t, l.B)
 		})
 	}
 }
@@ -39,7 +38,6 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Skip("tried on the pair of two releases")
 	}
 	g := l.CreateGuest(t, l.A, "upgrade", GuestOptions{Args: busy})
-	g.AssertClean(t, l.A)
 	g.ferryAndCheck(t, l.A, "")
 	g.Shutdown(t, l.B)
 }
@@ -71,7 +69,7 @@ func summary(r *xen.Report) string {
 }
 
 // stockStillWorks saves and restores the guest with stock xl where it is, and
-// migrates it to the other host and back.
+// migrates it to the other host.
 func (g *Guest) stockStillWorks(t testing.TB, h *Host) {
 	t.Helper()
 	file := "/var/lib/" + g.Name + ".save"
@@ -79,8 +77,6 @@ func (g *Guest) stockStillWorks(t testing.TB, h *Host) {
 	g.AssertClean(t, h)
 	g.Migrate(t, h, "xl")
 	g.AssertClean(t, g.Lab.Other(h))
-	g.Migrate(t, g.Lab.Other(h), "xl")
-	g.AssertClean(t, h)
 }
 
 // TestDataModes moves a guest over each kind of data connection.
