@@ -3,7 +3,7 @@
 #
 # An image is a folder:
 #   xen vmlinuz initrd   what QEMU boots
-#   dom0.img             dom0's disk: Debian's Xen, its toolstack, QEMU for HVM guests, sshd
+#   dom0.img             dom0's disk: Debian's Xen, its toolstack, QEMU for HVM guests, sshd, the guests' kernel
 #   modules/             the guest's PV drivers, uncompressed
 #   sysroot/             headers and libraries of that Xen, to build our programs against
 # It is made in a temporary folder and renamed when complete.
@@ -31,6 +31,22 @@ END
   printf '%s\n' 'Host *' 'StrictHostKeyChecking no' 'UserKnownHostsFile /dev/null' 'LogLevel ERROR' > "$root/root/.ssh/config"
   printf '%s\n' '127.0.0.1 localhost' '192.168.77.1 hostA' '192.168.77.2 hostB' > "$root/etc/hosts"
   chroot "$root" ssh-keygen -q -A
+}
+
+# unpack_kernel VMLINUZ: prints the ELF file inside. Its place and length are in the header of the boot protocol
+# (Linux: Documentation/arch/x86/boot.rst); the last 4 bytes are the unpacked length.
+unpack_kernel() {
+  local setup_sectors offset length
+  setup_sectors=$(od -An -tu1 -j $((0x1f1)) -N 1 "$1")
+  offset=$(od -An -tu4 -j $((0x248)) -N 4 "$1")
+  length=$(od -An -tu4 -j $((0x24c)) -N 4 "$1")
+  tail -c +$(((setup_sectors + 1) * 512 + offset + 1)) "$1" | head -c $((length - 4)) > "$1.payload"
+  case $(od -An -tx1 -N 4 "$1.payload") in
+    ' fd 37 7a 58') xz -dc "$1.payload" ;;
+    ' 28 b5 2f fd') zstd -qdc "$1.payload" ;;
+    *) die "the kernel $1 is packed in a way that this script does not know" ;;
+  esac
+  rm "$1.payload"
 }
 
 # make_sysroot SUITE ROOT: unpacks, without installing, what a cgo build needs.
@@ -72,6 +88,8 @@ build() { # build RELEASE
   cp "$tmp"/dom0/boot/vmlinuz-* "$tmp/vmlinuz"
   cp "$tmp"/dom0/boot/initrd.img-* "$tmp/initrd"
   make_modules "$tmp/dom0" "$tmp/modules"
+  cp "$tmp/vmlinuz" "$tmp/dom0/root/guest/"
+  unpack_kernel "$tmp/vmlinuz" > "$tmp/dom0/root/guest/vmlinux" # dom0 would take seconds for it
   truncate -s 3G "$tmp/dom0.img"
   mke2fs -q -t ext4 -d "$tmp/dom0" "$tmp/dom0.img"
   rm -rf --one-file-system "$tmp/dom0"
@@ -84,7 +102,7 @@ build() { # build RELEASE
 }
 
 ((EUID == 0)) || die "making a disk image with Debian in it needs root"
-need_packages qemu-system-x86 qemu-utils mmdebstrap e2fsprogs xz-utils zstd cpio openssh-client gcc libc6-dev pkg-config
+need_packages qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring e2fsprogs xz-utils zstd cpio openssh-client gcc libc6-dev pkg-config
 mkdir -p "$CACHE"
 exec 9> "$CACHE/lock"
 flock 9

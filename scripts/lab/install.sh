@@ -27,7 +27,7 @@ install_host() { # install_host A|B
   rm -rf "$tmp/root"
   mkdir -p "$tmp/root/root/guest" "$tmp/root/usr/local/bin"
   make_initrd "$image" > "$tmp/root/root/guest/initrd"
-  cp "$image/vmlinuz" "$LAB_DIR"/guest/*.cfg "$tmp/root/root/guest/"
+  cp "$LAB_DIR"/guest/*.cfg "$tmp/root/root/guest/"
   cp "$tmp/listen" "$tmp/root/usr/local/bin/"
   if [[ -z ${XENFERRY_LAB_WITHOUT_XENFERRY:-} ]]; then
     "$LAB_DIR/sysroot.sh" "$release" go build -C "$REPO" -tags xen -o "$tmp/root/usr/local/bin/xenferry" ./cmd/xenferry

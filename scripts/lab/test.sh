@@ -72,7 +72,7 @@ trap 'exit 130' INT TERM
 "$LAB_DIR/build.sh" $releases
 broken=0
 for pair; do
-  say "Xen $pair"
+  say "Xen $pair, $((SECONDS / 60)) minutes after the start"
   before=$(grep -c '^--- FAIL' "$log") || true
   if ! run_pair "$pair"; then
     after=$(grep -c '^--- FAIL' "$log") || true
@@ -84,7 +84,7 @@ done
 passed=$(grep -c '^--- PASS' "$log") || true
 failed=$(($(grep -c '^--- FAIL' "$log") + broken)) || true
 skipped=$(grep -c '^--- SKIP' "$log") || true
-say "$skipped skipped: they do not apply to that pair"
+say "$skipped skipped: they do not apply to that pair; all took $((SECONDS / 60)) minutes"
 [[ -d $XENFERRY_LAB_LOGS ]] && say "logs of what failed are in $XENFERRY_LAB_LOGS"
 echo "$passed passed, $failed failed"
 ((passed > 0 && failed == 0))

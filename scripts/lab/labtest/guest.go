@@ -43,7 +43,7 @@ func (l *Lab) CreateGuest(t testing.TB, h *Host, name string, o GuestOptions) *G
 	}
 	config := append([]string{
 		fmt.Sprintf("name=%q", name),
-		fmt.Sprintf("extra=%q", strings.Join(append([]string{"console=hvc0 quiet mitigations=off"}, o.args()...), " ")),
+		fmt.Sprintf("extra=%q", strings.Join(append([]string{"console=hvc0 quiet mitigations=off highres=off"}, o.args()...), " ")),
 	}, o.Config...)
 	if o.MemoryMB != 0 {
 		config = append(config, fmt.Sprintf("memory=%d", o.MemoryMB))

@@ -76,16 +76,3 @@ func TestSecondCopyIsSeen(t *testing.T) {
 		t.Errorf("no alarms with %q; all there are: %q", want, alarms)
 	}
 }
-
-// TestHVMStockMigrate is TestStockMigrate for a guest with QEMU as its device
-// model.
-func TestHVMStockMigrate(t *testing.T) {
-	l := Open(t)
-	l.onceOnly(t)
-	g := l.CreateGuest(t, l.A, "stockhvm", GuestOptions{Type: "hvm"})
-	before := g.AssertClean(t, l.A)
-	l.Mark(t)
-	took, _ := g.Migrate(t, l.A, "xl")
-	g.AssertClean(t, l.B)
-	t.Logf("xl migrate took %v; %v", took, g.Pause(t, l.B, before.N))
-}
