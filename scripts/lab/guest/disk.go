@@ -32,7 +32,7 @@ func (g *guest) checkDisk() {
 		return
 	}
 	harmed := false
-	for range time.Tick(g.params.diskMs) {
+	for range time.Tick(g.params.diskEvery) {
 		d.writeNext()
 		d.checkOld()
 		if !harmed && g.harmDue("disk") {

@@ -21,7 +21,7 @@ func (g *guest) checkNet() {
 	var buf []byte
 	harmed := false
 	var failing int64 // since when, 0 if it is not
-	for range time.Tick(g.params.netMs) {
+	for range time.Tick(g.params.netEvery) {
 		n := g.net.done.Load() + 1
 		if !harmed && n > 10 && g.harmDue("net") {
 			n -= 10 // as a second copy that is behind would send

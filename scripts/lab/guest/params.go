@@ -17,13 +17,13 @@ type params struct {
 	workload string // xfg.workload=uniform:20MB/s: see memcheck.ParseWorkload
 	verify   uint64 // xfg.verify=4MB: verified in a second
 
-	disk   string        // xfg.disk=/dev/xvda: disk to write on, none for none
-	diskAt int64         // xfg.disk_at=0: where on it, in MiB
-	diskMs time.Duration // xfg.disk_ms=100: a block every so often
+	disk      string        // xfg.disk=/dev/xvda: disk to write on, none for none
+	diskAt    int64         // xfg.disk_at=0: where on it, in MiB
+	diskEvery time.Duration // xfg.disk_ms=100: a block every so often
 
-	address netip.Prefix   // xfg.net=192.168.77.101/24: of eth0, none for none
-	to      netip.AddrPort // xfg.to=ADDRESS: to hear its packets, the network's broadcast address by default
-	netMs   time.Duration  // xfg.net_ms=20: a packet every so often
+	address  netip.Prefix   // xfg.net=192.168.77.101/24: of eth0, none for none
+	to       netip.AddrPort // xfg.to=ADDRESS: to hear its packets, the network's broadcast address by default
+	netEvery time.Duration  // xfg.net_ms=20: a packet every so often
 
 	beat time.Duration // xfg.beat_ms=200
 
@@ -39,8 +39,8 @@ const maxMemMiB = 1 << 16
 func parseParams(cmdline string) (params, error) {
 	p := params{
 		mem: 64 << 20, workload: "uniform:20MB/s", verify: 4e6,
-		disk: "/dev/xvda", diskMs: 100 * time.Millisecond,
-		address: netip.MustParsePrefix("192.168.77.101/24"), netMs: 20 * time.Millisecond,
+		disk: "/dev/xvda", diskEvery: 100 * time.Millisecond,
+		address: netip.MustParsePrefix("192.168.77.101/24"), netEvery: 20 * time.Millisecond,
 		beat: 200 * time.Millisecond,
 	}
 	for _, word := range strings.Fields(cmdline) {
@@ -75,7 +75,7 @@ func (p *params) set(key, value string) (err error) {
 	case "disk_at":
 		p.diskAt, err = parseMiB(value)
 	case "disk_ms":
-		p.diskMs, err = parseMs(value)
+		p.diskEvery, err = parseMs(value)
 	case "net":
 		p.address = netip.Prefix{}
 		if value != "none" {
@@ -89,7 +89,7 @@ func (p *params) set(key, value string) (err error) {
 		a, err = netip.ParseAddr(value)
 		p.to = netip.AddrPortFrom(a, xfg.ListenPort)
 	case "net_ms":
-		p.netMs, err = parseMs(value)
+		p.netEvery, err = parseMs(value)
 	case "beat_ms":
 		p.beat, err = parseMs(value)
 	case "harm":

@@ -13,8 +13,8 @@ func TestParams(t *testing.T) {
 		t.Fatal(err)
 	}
 	if p.mem != 96<<20 || p.workload != "hot:5MB/s,set=8MiB" || p.verify != 1<<20 ||
-		p.disk != "/dev/xvdb" || p.diskAt != 100<<20 || p.diskMs != 7*time.Millisecond ||
-		p.address.String() != "10.1.2.3/22" || p.to.String() != "10.1.3.255:7707" || p.netMs != 9*time.Millisecond ||
+		p.disk != "/dev/xvdb" || p.diskAt != 100<<20 || p.diskEvery != 7*time.Millisecond ||
+		p.address.String() != "10.1.2.3/22" || p.to.String() != "10.1.3.255:7707" || p.netEvery != 9*time.Millisecond ||
 		p.beat != 50*time.Millisecond || p.harm["mem"] != 3*time.Second || p.harm["net"] != 4*time.Second {
 		t.Errorf("got %+v", p)
 	}
