@@ -40,7 +40,8 @@ unpack_kernel() {
   setup_sectors=$(od -An -tu1 -j $((0x1f1)) -N 1 "$1")
   offset=$(od -An -tu4 -j $((0x248)) -N 4 "$1")
   length=$(od -An -tu4 -j $((0x24c)) -N 4 "$1")
-  tail -c +$(((setup_sectors + 1) * 512 + offset + 1)) "$1" | head -c $((length - 4)) > "$1.payload"
+  dd if="$1" of="$1.payload" iflag=skip_bytes,count_bytes bs=1M status=none \
+    skip=$(((setup_sectors + 1) * 512 + offset)) count=$((length - 4))
   case $(od -An -tx1 -N 4 "$1.payload") in
     ' fd 37 7a 58') xz -dc "$1.payload" ;;
     ' 28 b5 2f fd') zstd -qdc "$1.payload" ;;
