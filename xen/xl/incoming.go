@@ -312,7 +312,16 @@ func (h *host) ensureGone(domid uint32, uuid [16]byte) error {
 	if d.UUID != uuid || d.Flags.Dying() {
 		return nil
 	}
-	return h.ctx.destroy(domid)
+	err = h.ctx.destroy(domid)
+	if err == nil {
+		return nil
+	}
+	// libxl destroys the domain itself from a child process, which a host that
+	// has run out of memory may not be able to make. This needs nothing new.
+	if xerr := h.xc.Destroy(domid); xerr != nil {
+		return errors.Join(err, xerr)
+	}
+	return nil
 }
 
 // domidFree returns an error if the guest cannot have that id.
