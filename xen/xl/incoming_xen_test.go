@@ -151,7 +151,7 @@ func (l *live) gone(t *testing.T, name string) {
 	}
 }
 
-var tickLine = regexp.MustCompile(`tick (\d+) `)
+var tickLine = regexp.MustCompile(`(?:tick | n=)(\d+) `)
 
 // tickAbove waits until the guest has printed a tick above min on its console,
 // and returns it. It ticks once a second, on an emulated host more slowly.
