@@ -67,12 +67,12 @@ var (
 // between releases and types of guests is the resume of a suspended one, so
 // only that is tried with each.
 func TestFaults(t *testing.T) {
+	if !Open(t).SameRelease() {
+		t.Skip("tried on pairs of one release")
+	}
 	for _, kind := range []string{"pvh", "hvm"} {
 		t.Run(kind, func(t *testing.T) {
 			l := Open(t)
-			if !l.SameRelease() {
-				t.Skip("tried on pairs of one release")
-			}
 			moments, tried := []moment{whileSuspended}, faults
 			switch {
 			case l.A.Release != oldest:
