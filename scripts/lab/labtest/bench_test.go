@@ -40,20 +40,24 @@ func TestBench(t *testing.T) {
 			t.Fatalf("XENFERRY_LAB_ROUNDS=%q: a number from 1", s)
 		}
 	}
-	l := Open(t)
 	for _, kind := range []string{"pvh", "hvm"} {
-		g := l.CreateGuest(t, l.A, "bench-"+kind, GuestOptions{Type: kind, Args: []string{"xfg.mem=64", "xfg.workload=hot:4MB/s,set=8MiB", "xfg.net_ms=10"}})
-		results := make([][]result, len(ways))
-		from := l.A
-		for range rounds {
-			for i, w := range ways {
-				results[i] = append(results[i], g.measure(t, from, w))
-				from = l.Other(from)
-			}
-		}
-		printResults(kind, results)
-		g.Shutdown(t, from)
+		t.Run(kind, func(t *testing.T) { bench(t, kind, rounds) })
 	}
+}
+
+func bench(t *testing.T, kind string, rounds int) {
+	l := Open(t)
+	g := l.CreateGuest(t, l.A, "bench-"+kind, GuestOptions{Type: kind, Args: []string{"xfg.mem=64", "xfg.workload=hot:4MB/s,set=8MiB", "xfg.net_ms=10"}})
+	results := make([][]result, len(ways))
+	from := l.A
+	for range rounds {
+		for i, w := range ways {
+			results[i] = append(results[i], g.measure(t, from, w))
+			from = l.Other(from)
+		}
+	}
+	printResults(kind, results)
+	g.Shutdown(t, from)
 }
 
 type result struct {
