@@ -24,7 +24,7 @@ func TestMoves(t *testing.T) {
 					if m.report.Differing != 0 {
 						t.Errorf("%d pages differ", m.report.Differing)
 					}
-					if len(m.report.Rounds) < 2 || m.report.PagesZero == 0 || m.report.Downtime == 0 || m.report.MemoryHash == "" {
+					if len(m.report.Rounds) < 2 || m.report.PagesZero == 0 || m.report.Downtime == 0 || m.report.Build == 0 || m.report.Start == 0 || m.report.MemoryHash == "" {
 						t.Errorf("report %+v", m.report)
 					}
 					if mode != DataControl && !strings.HasPrefix(m.report.Data, string(mode)+" 127.0.0.1:") {

@@ -24,6 +24,11 @@ type Report struct {
 	// SuspendWait is from the request until the guest had stopped. Part of it
 	// the guest still ran.
 	SuspendWait time.Duration `json:"suspend_wait_ns"`
+	// Build and Start are the destination's parts of the downtime: from the
+	// source's last word until the guest was whole there, and from GO until it
+	// was let run.
+	Build time.Duration `json:"build_ns"`
+	Start time.Duration `json:"start_ns"`
 	// ResumedAfter is, for a guest that was suspended and runs on at the
 	// source, the time from the moment that the failure was seen until then.
 	ResumedAfter time.Duration `json:"resumed_after_ns,omitempty"`

@@ -350,11 +350,14 @@ func (s *source) commit(ctx context.Context) error {
 	if err := s.link.send(&message{Kind: kindGo}); err != nil {
 		return err
 	}
-	if _, _, err := s.link.receive(ctx, kindStarted, s.opts.Limits.Commit); err != nil {
+	m, _, err := s.link.receive(ctx, kindStarted, s.opts.Limits.Commit)
+	if err != nil {
 		return err
 	}
 	s.report.Downtime = time.Since(s.stopped)
-	_, err := s.machine.Step(fallback.EventStarted)
+	s.report.Build = time.Duration(m.Started.BuildNs)
+	s.report.Start = time.Duration(m.Started.StartNs)
+	_, err = s.machine.Step(fallback.EventStarted)
 	return err
 }
 
