@@ -181,6 +181,19 @@ func (s *Store) Read(id string, side Side) (Summary, error) {
 	return Summary{Migration: m, State: state, Finished: Finished(m.Side, state), Steps: steps}, nil
 }
 
+// Held tells whether some process works on that end of the migration now.
+func (s *Store) Held(id string, side Side) bool {
+	name, err := fileName(id, side)
+	if err != nil {
+		return false
+	}
+	f, err := s.disk.Open(name)
+	if err == nil {
+		_ = f.Close()
+	}
+	return errors.Is(err, ErrBusy)
+}
+
 // Updated is the time of the last step.
 func (s Summary) Updated() time.Time {
 	if n := len(s.Steps); n > 0 {

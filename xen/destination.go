@@ -68,7 +68,7 @@ type destination struct {
 // or is paused if the source asked for that. On failure nothing of it is left,
 // and the source has been told why. The report is never nil.
 func Receive(ctx context.Context, host Host, link *Link, opts DestinationOptions) (*ReceiveReport, error) {
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	d := &destination{
 		host: host, link: link, opts: opts,
 		phaseRunner: phaseRunner{observe: opts.Observe},

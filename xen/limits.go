@@ -28,7 +28,8 @@ var DefaultLimits = Limits{
 	Undo:      60 * time.Second,
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults returns the limits with a default in place of each zero.
+func (l Limits) WithDefaults() Limits {
 	fill := func(d *time.Duration, def time.Duration) {
 		if *d <= 0 {
 			*d = def

@@ -63,7 +63,7 @@ type frameSink func(h savefmt.Header, in *frameReader) error
 // owns rw from now on, until Close.
 func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
 	l := &Link{
-		rw: rw, limits: limits.withDefaults(), peer: peer,
+		rw: rw, limits: limits.WithDefaults(), peer: peer,
 		queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())

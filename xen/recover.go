@@ -24,7 +24,7 @@ type recoveryHost struct {
 // asks the destination of a migration that went from here; nil: none can be
 // asked.
 func NewRecovery(host Host, store *fallback.Store, peer fallback.Peer, limits Limits) *fallback.Recovery {
-	return &fallback.Recovery{Store: store, Host: recoveryHost{host, limits.withDefaults()}, Peer: peer}
+	return &fallback.Recovery{Store: store, Host: recoveryHost{host, limits.WithDefaults()}, Peer: peer}
 }
 
 func refOf(j *fallback.Journal) DomainRef {

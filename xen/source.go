@@ -35,6 +35,9 @@ type SourceOptions struct {
 	MaxDowntime time.Duration
 	Limits      Limits
 	Observe     Observer
+	// Transport is the shell command that reaches the destination, for Ask and
+	// for the journal.
+	Transport string
 	// Protect makes the migration survive the end of this process; nil: it
 	// does not.
 	Protect Protect
@@ -75,7 +78,7 @@ type source struct {
 // that says where the guest is. The end of ctx cancels the migration, until GO
 // is sent. The report is never nil.
 func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts SourceOptions) (*Report, error) {
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	if opts.Policy == nil {
 		opts.Policy = StockPolicy
 	}
@@ -139,6 +142,13 @@ func (s *source) hello(ctx context.Context) error {
 		return err
 	}
 	s.report.Guest, s.report.From = info, host.Name
+	s.migration = fallback.Migration{
+		ID: s.report.ID, Side: fallback.SideSource, Guest: info.Name, UUID: info.UUID, Domid: info.Domid, Peer: s.link.peer,
+		Transport: s.opts.Transport,
+	}
+	if err := s.begin(ctx, s.opts.Protect, s.migration); err != nil {
+		return err
+	}
 	if info.State != StateRunning {
 		return fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
 	}
@@ -149,12 +159,6 @@ func (s *source) hello(ctx context.Context) error {
 		}
 	}
 	if s.keys, err = newKeyPair(); err != nil {
-		return err
-	}
-	s.migration = fallback.Migration{
-		ID: s.report.ID, Side: fallback.SideSource, Guest: info.Name, UUID: info.UUID, Domid: info.Domid, Peer: s.link.peer,
-	}
-	if err := s.begin(ctx, s.opts.Protect, s.migration); err != nil {
 		return err
 	}
 	err = s.link.send(&message{Kind: kindHello, Hello: &hello{

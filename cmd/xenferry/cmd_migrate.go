@@ -70,6 +70,9 @@ func migrate(c *cli.Context) error {
 	}
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
 	args.Observe = show.event
+	args.Protect = protect(c, args.Limits)
+	args.Ask = peer{args.Limits}.Ask
+	args.Transport = command
 	report, err := migrateTo(c.Context, host, info, c.Args().Get(1), command, args)
 	show.close()
 	if c.String("connect") == xenURI && report != nil && report.ResumedAfter > 0 && monitorEndsWithSuspend() {
