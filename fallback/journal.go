@@ -32,13 +32,15 @@ func stateOf(m Migration, steps []Record) State {
 }
 
 // Domid returns the id of the guest on this host, 0 if none was recorded.
-func (j *Journal) Domid() uint32 {
-	for i := len(j.Steps) - 1; i >= 0; i-- {
-		if j.Steps[i].Domid != 0 {
-			return j.Steps[i].Domid
+func (j *Journal) Domid() uint32 { return domidOf(j.Migration, j.Steps) }
+
+func domidOf(m Migration, steps []Record) uint32 {
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i].Domid != 0 {
+			return steps[i].Domid
 		}
 	}
-	return j.Migration.Domid
+	return m.Domid
 }
 
 // Finished tells whether nothing is left to be done at this end.

@@ -76,6 +76,8 @@ type Migration struct {
 	Transport string `json:"transport,omitempty"`
 	// LeavePaused: the guest is not to run at the destination, only to be there.
 	LeavePaused bool `json:"leave_paused,omitempty"`
+	// Monitored: at the destination a monitor is to look after the guest.
+	Monitored bool `json:"monitored,omitempty"`
 }
 
 // Record is one step of a migration.

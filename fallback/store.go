@@ -194,6 +194,9 @@ func (s *Store) Held(id string, side Side) bool {
 	return errors.Is(err, ErrBusy)
 }
 
+// GuestDomid returns the id of the guest on this host, 0 if none was recorded.
+func (s Summary) GuestDomid() uint32 { return domidOf(s.Migration, s.Steps) }
+
 // Updated is the time of the last step.
 func (s Summary) Updated() time.Time {
 	if n := len(s.Steps); n > 0 {

@@ -23,8 +23,11 @@ type DestinationOptions struct {
 	Prefer net.IP
 	// LeavePaused leaves the guest paused even if the source does not ask for it.
 	LeavePaused bool
-	Limits      Limits
-	Observe     Observer
+	// Monitored is for the journal: the caller will start a monitor, and a
+	// guardian that finishes the start must do that as well.
+	Monitored bool
+	Limits    Limits
+	Observe   Observer
 	// Protect makes the migration survive the end of this process; nil: it
 	// does not.
 	Protect Protect
@@ -161,7 +164,7 @@ func (d *destination) create(ctx context.Context) error {
 	}
 	err = d.begin(ctx, d.opts.Protect, fallback.Migration{
 		ID: d.hello.ID, Side: fallback.SideDestination, Guest: d.hello.Guest.Name, UUID: d.hello.Guest.UUID,
-		Peer: d.hello.Host, LeavePaused: d.hello.LeavePause || d.opts.LeavePaused,
+		Peer: d.hello.Host, LeavePaused: d.hello.LeavePause || d.opts.LeavePaused, Monitored: d.opts.Monitored,
 	})
 	if err != nil {
 		return err

@@ -80,18 +80,29 @@ func guard(c *cli.Context) error {
 	err = fallback.Guard(c.Context, w, recovery, id, side, limits.Retry, func(text string) {
 		logrus.WithField("migration", id).Info(text)
 	})
-	if err == nil && side == fallback.SideSource && !w.clean {
-		keepMonitored(c, store, id)
+	if err == nil && !w.clean {
+		keepMonitored(c, store, id, side)
 	}
 	return err
 }
 
-// keepMonitored leaves a monitor behind for a guest that was resumed, where
-// xl's own has ended.
-func keepMonitored(c *cli.Context, store *fallback.Store, id string) {
-	sum, err := store.Read(id, fallback.SideSource)
-	if err == nil && sum.State == fallback.SourceResumed && c.String("connect") == xenURI && monitorEndsWithSuspend() {
-		startMonitor(sum.Domid)
+// keepMonitored leaves a monitor behind where the dead ward would have: for a
+// guest that has arrived, or one that was resumed and whose own from xl has
+// ended. Where one is at work already, the new one ends at once.
+func keepMonitored(c *cli.Context, store *fallback.Store, id string, side fallback.Side) {
+	sum, err := store.Read(id, side)
+	if err != nil || c.String("connect") != xenURI {
+		return
+	}
+	switch sum.State {
+	case fallback.SourceResumed:
+		if monitorEndsWithSuspend() {
+			startMonitor(sum.GuestDomid())
+		}
+	case fallback.DestinationRunning, fallback.DestinationSettled:
+		if side == fallback.SideDestination && sum.Monitored {
+			startMonitor(sum.GuestDomid())
+		}
 	}
 }
 

@@ -48,6 +48,7 @@ func receive(c *cli.Context) error {
 	if strings.HasPrefix(uri, simPrefix) {
 		opts.Listen = []net.IP{net.IPv4(127, 0, 0, 1)} // both simulated hosts are on this machine
 	}
+	opts.Monitored = uri == xenURI && !c.Bool("e")
 	opts.Protect = protect(c, xen.Limits{})
 	opts.Answer = answer(c, host)
 	opts.Prefer = sshAddress(os.Getenv("SSH_CONNECTION"))
@@ -62,7 +63,7 @@ func receive(c *cli.Context) error {
 		return nil
 	}
 	logrus.Infof("guest %s from %s is domain %d here", report.Guest.Name, report.From, report.Domid)
-	if uri == xenURI && !c.Bool("e") {
+	if opts.Monitored {
 		startMonitor(report.Domid)
 	}
 	return nil

@@ -110,6 +110,9 @@ func recoverOne(c *cli.Context, recovery *fallback.Recovery, sum fallback.Summar
 		defer j.Close()
 		err = recovery.Run(c.Context, j)
 		r.State, r.Done = j.State(), j.Finished()
+		if r.Done && !sum.Finished {
+			keepMonitored(c, recovery.Store, sum.ID, sum.Side)
+		}
 	}
 	if err != nil && !r.Done {
 		r.Error = err.Error()
