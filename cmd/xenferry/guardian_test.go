@@ -108,8 +108,8 @@ func TestGuardianOfSource(t *testing.T) {
 	for _, state := range []fallback.State{fallback.SourceRunning, fallback.SourceSuspended} {
 		for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
 			t.Run(fmt.Sprintf("%s/%v", state, sig), func(t *testing.T) {
-				l := newLab(t, sim.GuestConfig{MemMiB: 128})
-				r := l.startMigration("--memory-hash", "--silence-timeout", "2s", "db1", "sim:beta")
+				l := newLab(t, sim.GuestConfig{MemMiB: 256})
+				r := l.startMigration("--debug", "--memory-hash", "--silence-timeout", "2s", "db1", "sim:beta")
 				r.await(t, "copy")
 				l.awaitState("alpha", state)
 				kill(t, r.cmd.Process.Pid, sig)
@@ -128,8 +128,8 @@ func TestGuardianOfDestination(t *testing.T) {
 	for _, state := range []fallback.State{fallback.SourceRunning, fallback.SourceSuspended} {
 		for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
 			t.Run(fmt.Sprintf("%s/%v", state, sig), func(t *testing.T) {
-				l := newLab(t, sim.GuestConfig{MemMiB: 128})
-				r := l.startMigration("--memory-hash", "--silence-timeout", "2s", "db1", "sim:beta")
+				l := newLab(t, sim.GuestConfig{MemMiB: 256})
+				r := l.startMigration("--debug", "--memory-hash", "--silence-timeout", "2s", "db1", "sim:beta")
 				r.await(t, "copy")
 				receiver := r.receiver(t)
 				l.awaitState("alpha", state)
@@ -149,8 +149,8 @@ func TestGuardianOfDestination(t *testing.T) {
 // TestRecover: the guardian is killed as well, as by a reboot of dom0's
 // programs; recover does its work.
 func TestRecover(t *testing.T) {
-	l := newLab(t, sim.GuestConfig{MemMiB: 128})
-	r := l.startMigration("--memory-hash", "db1", "sim:beta")
+	l := newLab(t, sim.GuestConfig{MemMiB: 256})
+	r := l.startMigration("--debug", "--memory-hash", "db1", "sim:beta")
 	r.await(t, "copy")
 	l.awaitState("alpha", fallback.SourceSuspended)
 	for _, pid := range guardians(t, "alpha") {
