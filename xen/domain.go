@@ -50,8 +50,10 @@ type Domain interface {
 	// a guest that runs.
 	Resume(ctx context.Context) error
 
+	// Rename gives it another name. The error wraps ErrNameTaken if another
+	// domain has that.
 	Rename(ctx context.Context, name string) error
-	// Destroy ends the guest here.
+	// Destroy ends the guest here. Idempotent.
 	Destroy(ctx context.Context) error
 	// Close frees what the Domain holds. Idempotent. The guest stays as it is,
 	// but for what would harm a later stock save: log-dirty mode and the

@@ -160,7 +160,7 @@ func tickAbove(t *testing.T, name string, min int) int {
 	var out []byte
 	for range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
-		out, _ = exec.CommandContext(ctx, "xl", "console", name).Output() // ends by its time
+		out, _ = exec.CommandContext(ctx, "xl", "console", "-t", "pv", name).Output() // ends by its time
 		cancel()
 		if all := tickLine.FindAllStringSubmatch(string(out), -1); len(all) > 0 {
 			if n, _ := strconv.Atoi(all[len(all)-1][1]); n > min {

@@ -113,6 +113,9 @@ func (g *Guest) suffer(t *testing.T, f fault, at moment) {
 		if !slices.Contains(at.in, report.FailedIn) {
 			t.Errorf("it failed in phase %q, want one of %q", report.FailedIn, at.in)
 		}
+		if t.Failed() {
+			t.Logf("it said: %s", stderr)
+		}
 		if report.ResumedAfter > ResumeLimit {
 			t.Errorf("the guest ran again only after %v", report.ResumedAfter)
 		}
