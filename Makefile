@@ -44,8 +44,9 @@ lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; 
 lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)
 	scripts/lab/bench.sh
 
-install: build ## install to $(DESTDIR)/usr/bin
+install: build ## install to $(DESTDIR)/usr/bin, with the service that recovers at boot
 	install -D -m 755 xenferry $(DESTDIR)/usr/bin/xenferry
+	install -D -m 644 scripts/systemd/xenferry-recover.service $(DESTDIR)/usr/lib/systemd/system/xenferry-recover.service
 
 clean: ## remove what was built
 	rm -rf xenferry build

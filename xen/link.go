@@ -63,7 +63,7 @@ type frameSink func(h savefmt.Header, in *frameReader) error
 // owns rw from now on, until Close.
 func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
 	l := &Link{
-		rw: rw, limits: limits.withDefaults(), peer: peer,
+		rw: rw, limits: limits.WithDefaults(), peer: peer,
 		queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
@@ -304,6 +304,11 @@ func (l *Link) abort(cause error) {
 // state records that came before it. What has arrived counts even if the link
 // has ended since.
 func (l *Link) receive(ctx context.Context, kind string, limit time.Duration) (*message, []savefmt.Record, error) {
+	return l.receiveEither(ctx, limit, kind, kind)
+}
+
+// receiveEither is receive for a message of one kind or another.
+func (l *Link) receiveEither(ctx context.Context, limit time.Duration, kind, other string) (*message, []savefmt.Record, error) {
 	var records []savefmt.Record
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -316,7 +321,7 @@ func (l *Link) receive(ctx context.Context, kind string, limit time.Duration) (*
 			return nil, nil, err
 		case d.msg == nil:
 			records = append(records, d.record)
-		case d.msg.Kind == kind:
+		case d.msg.Kind == kind, d.msg.Kind == other:
 			return d.msg, records, nil
 		case d.msg.Kind == kindAbort:
 			return nil, nil, &PeerError{Host: l.peer, Code: d.msg.Abort.Code, Text: d.msg.Abort.Text}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/xenferry/xenferry/fallback"
 	"github.com/xenferry/xenferry/xen"
 )
 
@@ -58,6 +59,7 @@ func usageError(c *cli.Context, err error, _ bool) error {
 func exitCode(err error) int {
 	var usage usageErr
 	var failure *xen.MigrateError
+	var left unfinished
 	switch {
 	case err == nil:
 		return exitOK
@@ -65,6 +67,11 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &failure):
 		return migrateExitCode(failure)
+	case errors.As(err, &left):
+		if left.State == fallback.SourceInDoubt {
+			return exitInDoubt
+		}
+		return exitFailed
 	case errors.Is(err, context.Canceled):
 		return exitCancelled
 	case errors.Is(err, xen.ErrNoDomain):
