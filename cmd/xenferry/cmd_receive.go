@@ -23,6 +23,7 @@ func receiveCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background for the death of the domain"},
 			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused, whatever the source asks for"},
+			&cli.StringFlag{Name: "data-address", Usage: "take data connections at this `address` of this host only"},
 		},
 		OnUsageError: usageError,
 		Action:       receive,
@@ -34,6 +35,10 @@ func receive(c *cli.Context) error {
 		return usagef("migrate-receive takes no arguments")
 	}
 	uri := c.String("connect")
+	address, err := ipFlag(c, "data-address")
+	if err != nil {
+		return usageErr{err.Error()}
+	}
 	link := xen.NewLink(stdio{}, "source", xen.Limits{})
 	defer link.Close()
 	host, err := openHost(c.Context, uri)
@@ -43,7 +48,10 @@ func receive(c *cli.Context) error {
 	}
 	defer host.Close()
 	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents}
-	if strings.HasPrefix(uri, simPrefix) {
+	switch {
+	case address != nil:
+		opts.Listen = []net.IP{address}
+	case strings.HasPrefix(uri, simPrefix):
 		opts.Listen = []net.IP{net.IPv4(127, 0, 0, 1)} // both simulated hosts are on this machine
 	}
 	opts.Prefer = sshAddress(os.Getenv("SSH_CONNECTION"))
