@@ -35,6 +35,7 @@ type Report struct {
 	WireBytes    uint64        `json:"wire_bytes"`
 	PagesSent    uint64        `json:"pages_sent"` // with contents
 	PagesZero    uint64        `json:"pages_zero"`
+	PagesCopied  uint64        `json:"pages_copied"` // sent as a reference to another page
 	// Differing is the number of pages that the verify round found different.
 	Differing  uint64 `json:"differing,omitempty"`
 	MemoryHash string `json:"memory_hash,omitempty"`
@@ -50,5 +51,6 @@ func (r *Report) addRound(s RoundStats) {
 	r.Rounds = append(r.Rounds, s)
 	r.WireBytes += s.WireBytes
 	r.PagesZero += s.Zero
-	r.PagesSent += s.Pages - s.Zero - s.Empty
+	r.PagesSent += s.Pages - s.Zero - s.Empty - s.Copied
+	r.PagesCopied += s.Copied
 }
