@@ -81,13 +81,7 @@ func (j *Journal) Append(r Record, durable bool) error {
 	if !durable {
 		return nil
 	}
-	if j.broken == nil {
-		j.broken = j.file.Sync()
-	}
-	if j.broken != nil {
-		return fmt.Errorf("journal: %w", j.broken)
-	}
-	return nil
+	return j.confirm()
 }
 
 // Record writes a step of the table; it is the OnStep of a Machine.
@@ -96,6 +90,18 @@ func (j *Journal) Record(t Transition, note string) error {
 		return nil
 	}
 	return j.Append(Record{State: t.To, Note: note}, t.Durable)
+}
+
+// confirm waits until everything that was read is on disk: whoever wrote it may
+// have died, or hung, before the disk had it.
+func (j *Journal) confirm() error {
+	if j.broken == nil {
+		j.broken = j.file.Sync()
+	}
+	if j.broken != nil {
+		return fmt.Errorf("journal: %w", j.broken)
+	}
+	return nil
 }
 
 // Close gives the journal up to the next process.

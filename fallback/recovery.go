@@ -71,6 +71,14 @@ func (r *Recovery) Run(ctx context.Context, j *Journal) error {
 	if err != nil {
 		return err
 	}
+	if j.Migration.Side == SideDestination && !j.Finished() {
+		// What is done here, such as to start the guest, must follow from the
+		// journal after a loss of power, too. At the source the guest must
+		// not wait for a bad disk, and an unconfirmed doubt does no harm.
+		if err := j.confirm(); err != nil {
+			return err
+		}
+	}
 	var note string
 	m := NewMachineAt(table, j.State())
 	m.OnStep = func(t Transition) error { return j.Record(t, note) }

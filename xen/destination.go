@@ -60,6 +60,7 @@ type destination struct {
 
 	hello    *hello
 	incoming Incoming
+	building bool // the host has been asked to make the domain
 	listener *dataListener
 	keys     *keyPair
 	mem      *memory
@@ -176,6 +177,7 @@ func (d *destination) create(ctx context.Context) error {
 	if d.hello.KeepDomid {
 		spec.Domid = d.hello.Guest.Domid
 	}
+	d.building = true
 	if d.incoming, err = d.host.Receive(ctx, spec); err != nil {
 		return err
 	}
@@ -414,11 +416,14 @@ func (d *destination) fail(cause error) error {
 // discard destroys the copy, unless it turns out that it runs: a start that was
 // said to have failed may have had its effect.
 func (d *destination) discard() error {
-	if d.incoming == nil {
+	if !d.building {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), d.opts.Limits.Undo)
 	defer cancel()
+	if d.incoming == nil { // a host that failed in the middle may have left something
+		return discard(ctx, d.host, DomainRef{UUID: d.hello.Guest.UUID})
+	}
 	if d.machine.State() == fallback.DestinationUnmaking {
 		ref := DomainRef{Domid: d.incoming.Domid(), UUID: d.hello.Guest.UUID}
 		if err := discard(ctx, d.host, ref); err != nil {

@@ -38,7 +38,7 @@ type Link struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	writeMu sync.Mutex
+	writing chan struct{} // has one value while somebody writes
 
 	in         *frameReader
 	lastHeard  atomic.Int64 // UnixNano
@@ -64,7 +64,7 @@ type frameSink func(h savefmt.Header, in *frameReader) error
 func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
 	l := &Link{
 		rw: rw, limits: limits.WithDefaults(), peer: peer,
-		queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
+		writing: make(chan struct{}, 1), queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.in = newFrameReader(heardReader{rw, &l.lastHeard})
@@ -239,8 +239,8 @@ func (l *Link) watchSilence() {
 
 // write writes whole frames. It returns the link's cause when that has ended.
 func (l *Link) write(frames ...[]byte) error {
-	l.writeMu.Lock()
-	defer l.writeMu.Unlock()
+	l.writing <- struct{}{} // whoever blocks for long is ended with the connection
+	defer func() { <-l.writing }()
 	for _, f := range frames {
 		if _, err := l.rw.Write(f); err != nil {
 			if cause := context.Cause(l.ctx); cause != nil {
@@ -357,20 +357,22 @@ func (l *Link) next(ctx context.Context, limit <-chan time.Time) (delivery, erro
 		return d, nil
 	default:
 	}
+	var why error
 	select {
 	case d := <-l.queue:
 		return d, nil
 	case <-l.ctx.Done():
-		select { // it may have come together with the end
-		case d := <-l.queue:
-			return d, nil
-		default:
-			return delivery{}, context.Cause(l.ctx)
-		}
+		why = context.Cause(l.ctx)
 	case <-ctx.Done():
-		return delivery{}, context.Cause(ctx)
+		why = context.Cause(ctx)
 	case <-limit:
-		return delivery{}, errLimit
+		why = errLimit
+	}
+	select { // it may have come together with the end
+	case d := <-l.queue:
+		return d, nil
+	default:
+		return delivery{}, why
 	}
 }
 

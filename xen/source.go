@@ -64,7 +64,6 @@ type source struct {
 	dirty   Bitmap
 	round   int
 	touched bool // something has been done to the guest that may have to be undone
-	renamed bool
 
 	stopped time.Time   // the guest was known to have stopped
 	tooLong *time.Timer // runs out when the pause is longer than allowed
@@ -369,11 +368,7 @@ func (s *source) awaitReady(ctx context.Context) error {
 // rename frees the guest's name here, as xl does: the destination may be the
 // same host.
 func (s *source) rename(ctx context.Context) error {
-	if err := s.dom.Rename(ctx, s.report.Guest.Name+suffixAway); err != nil {
-		return err
-	}
-	s.renamed = true
-	return nil
+	return s.dom.Rename(ctx, s.report.Guest.Name+suffixAway)
 }
 
 // commit hands the guest over.
@@ -466,7 +461,7 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 		failure.ResumedAfter = time.Since(seen)
 	}
 	s.link.abort(failure.Cause)
-	undo := errors.Join(s.dom.StopLogDirty(ctx), s.renameBack(ctx))
+	undo := errors.Join(s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
 	event := fallback.EventResumed
 	if err != nil {
 		failure.Outcome, event = OutcomeSuspended, fallback.EventFailure
@@ -476,14 +471,6 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 	}
 	_, stepErr := s.step(event, undo)
 	failure.Cleanup = errors.Join(failure.Cleanup, undo, stepErr)
-}
-
-func (s *source) renameBack(ctx context.Context) error {
-	if !s.renamed {
-		return nil
-	}
-	s.renamed = false
-	return s.dom.Rename(ctx, s.report.Guest.Name)
 }
 
 func (s *source) finishReport(err error) {

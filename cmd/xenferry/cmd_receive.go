@@ -84,7 +84,12 @@ func answer(c *cli.Context, host xen.Host) func(ctx context.Context, id, uuid st
 		if err != nil {
 			return fallback.AnswerPending, err
 		}
-		return xen.NewRecovery(host, store, nil, xen.Limits{}).Answer(ctx, id, uuid)
+		before, _ := store.Read(id, fallback.SideDestination)
+		known, err := xen.NewRecovery(host, store, nil, xen.Limits{}).Answer(ctx, id, uuid)
+		if known == fallback.AnswerStarted && !before.Finished { // started by this very question
+			keepMonitored(c, store, id, fallback.SideDestination)
+		}
+		return known, err
 	}
 }
 

@@ -44,7 +44,8 @@ func status(c *cli.Context) error {
 	all, err := store.List() // shown as far as it can be read
 	shown := []migrationStatus{}
 	for _, sum := range all {
-		if !sum.Finished || c.Bool("history") {
+		// Nothing can be done about an unsure one here, but its source waits for a person.
+		if !sum.Finished || sum.State == fallback.DestinationUnsure || c.Bool("history") {
 			shown = append(shown, migrationStatus{sum, store.Held(sum.ID, sum.Side)})
 		}
 	}

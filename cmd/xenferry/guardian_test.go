@@ -123,6 +123,18 @@ func TestGuardianOfSource(t *testing.T) {
 	}
 }
 
+// TestKilledWhileGuestSuspends: the guest follows the request of a sender that
+// is dead by then.
+func TestKilledWhileGuestSuspends(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{SuspendDelay: 500 * time.Millisecond})
+	r := l.startMigration("--suspend-timeout", "2s", "db1", "sim:beta")
+	l.awaitState("alpha", fallback.SourceSuspending)
+	kill(t, r.cmd.Process.Pid, syscall.SIGKILL)
+	l.awaitState("alpha", fallback.SourceResumed)
+	l.eventuallyEmpty(l.beta)
+	l.expectAt(l.alpha, l.beta)
+}
+
 // TestGuardianOfDestination kills or stops the receiver.
 func TestGuardianOfDestination(t *testing.T) {
 	for _, state := range []fallback.State{fallback.SourceRunning, fallback.SourceSuspended} {
