@@ -170,7 +170,7 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 
 // lowPriority is the nice value of threads that compress while the guest
 // runs: whatever else runs on this host comes first.
-const lowPriority = 10
+const lowPriority = 5
 
 // lowerPriority makes the kernel prefer all others to this thread, until the
 // round's end: the goroutine keeps the thread, which ends with it.

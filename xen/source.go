@@ -44,6 +44,8 @@ type source struct {
 	report  *Report
 	started time.Time
 
+	cpuBefore time.Duration
+
 	keys    *keyPair
 	welcome *welcome
 	conns   []net.Conn
@@ -71,7 +73,8 @@ func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts Source
 		host: host, dom: dom, link: link, opts: opts, started: time.Now(),
 		phaseRunner: phaseRunner{observe: opts.Observe},
 		machine:     fallback.NewMachine(fallback.Source),
-		report:      &Report{ID: newID(), To: link.peer},
+		report:      &Report{ID: newID(), To: link.peer, Compress: opts.Pipe.Compress.String()},
+		cpuBefore:   processCPU(),
 	}
 	err := s.run(ctx)
 	s.finishReport(err)
@@ -320,6 +323,7 @@ func (s *source) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.report.Receiver = m.Ready.Receiver
 	if n := m.Ready.Differ; n > 0 {
 		s.report.Differing = n
 		s.note("the verify round found %d pages that differ, the first are pfns %#x: backends in dom0 write pages"+
@@ -421,6 +425,7 @@ func (s *source) renameBack(ctx context.Context) error {
 func (s *source) finishReport(err error) {
 	r := s.report
 	r.Total = time.Since(s.started)
+	r.CPU = processCPU() - s.cpuBefore
 	r.Phases = s.times
 	r.Outcome = OutcomeMoved
 	var failure *MigrateError
