@@ -86,10 +86,12 @@ func abs(n int) int { return max(n, -n) }
 func (r methodRate) throughput(link float64) float64 { return min(r.speed, link*r.ratio) }
 
 // A change of method must promise this much, or figures that waver make the
-// choice do so too; a method that costs more work even more.
+// choice do so too. To begin to compress must promise more: it costs this host
+// and the other CPU time that a fast link does not ask for.
 const (
-	gainToChange  = 1.04
-	gainToWorkFor = 1.08
+	gainToChange   = 1.02
+	gainToCompress = 1.15
+	gainToStay     = 1.05 // over sending pages as they are
 )
 
 // bestMethod returns which of rates moves the guest soonest. Rates go from the
@@ -102,12 +104,15 @@ func bestMethod(link float64, rates []methodRate, current int) int {
 	best, bar := current, rates[current].throughput(link)
 	for i, r := range rates {
 		need := gainToChange
-		if i > current && i > best {
-			need = gainToWorkFor
+		if best == 0 && i > 0 {
+			need = gainToCompress
 		}
 		if t := r.throughput(link); t > bar*need {
 			best, bar = i, t
 		}
+	}
+	if best > 0 && bar < rates[0].throughput(link)*gainToStay {
+		return 0
 	}
 	return best
 }
