@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
 )
@@ -221,5 +222,44 @@ func BenchmarkChecksum(b *testing.B) {
 	b.SetBytes(PageSize)
 	for b.Loop() {
 		savefmt.Checksum(page)
+	}
+}
+
+// bufferWriter is a connection that keeps what is written.
+type bufferWriter struct{ bytes.Buffer }
+
+func (w *bufferWriter) writeFrame(b *net.Buffers) error { _, err := b.WriteTo(&w.Buffer); return err }
+func (w *bufferWriter) unsent() int                     { return 0 }
+
+// TestMethodsChange changes the method from round to round, as the controller
+// may from batch to batch: the other end must follow.
+func TestMethodsChange(t *testing.T) {
+	dom := benchDomain(1000)
+	out := &bufferWriter{}
+	s, err := newSender(dom, []frameWriter{out}, Compression{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tuner.link.begun = time.Now().Add(time.Hour) // it decides nothing by itself
+	all := NewBitmap(dom.Pages())
+	all.SetAll(dom.Pages())
+	order := []int{2, 3, 2, 2, 1, 0, 3, 3, 0, 2}
+	for round, method := range order {
+		s.tuner.current = method
+		flags := savefmt.FlagLive
+		if round == len(order)-1 {
+			flags = savefmt.FlagLast
+		}
+		if _, err := s.send(t.Context(), round, all, flags); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := &fakeIncoming{h: &fakeHost{}, mem: make([]byte, len(dom.mem))}
+	mem := newMemory(in, dom.Pages())
+	if err := newPageReader(mem, newBarrier(t.Context(), 1)).serve(newFrameReader(&out.Buffer)); err != nil {
+		t.Fatal(err)
+	}
+	if err := mem.settled(); err != nil || !bytes.Equal(in.mem, dom.mem) {
+		t.Errorf("memory differs (%v)", err)
 	}
 }
