@@ -77,7 +77,9 @@ func newZstdDecoder() (Decoder, error) {
 	return &zstdDecoder{dec: dec}, nil
 }
 
-// Decode implements Decoder. It stops reading when dst is full.
+// Decode implements Decoder. It stops reading when dst is full. If the last of
+// the payload's blocks (of 128 KiB) holds more than that, the rest comes out of
+// the next Decode: not what was sent, as the checksums of the pages tell.
 func (d *zstdDecoder) Decode(dst [][]byte, src []byte, fresh bool) error {
 	d.in.r.Reset(src)
 	if fresh {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // memory is the guest's memory at the destination while it arrives: what has
@@ -21,11 +22,20 @@ type memory struct {
 	work   receiverWork
 }
 
-// receiverWork is how long the readers were at work, all together.
+// receiverWork is how long the readers were at work in ns, all together. They
+// add to it once a frame.
 type receiverWork struct {
-	wait   atomic.Int64 // ns until payloads were there
-	decode atomic.Int64 // ns of decoding
-	store  atomic.Int64 // ns of mapping, checking and zeroing
+	read   atomic.Int64
+	decode atomic.Int64
+	store  atomic.Int64
+}
+
+// stats returns what was done so far.
+func (w *receiverWork) stats() ReceiverStats {
+	return ReceiverStats{
+		Read: time.Duration(w.read.Load()), Decompress: time.Duration(w.decode.Load()),
+		Store: time.Duration(w.store.Load()), CPU: processCPU(),
+	}
 }
 
 // differences are pages that a verify round found to differ from the source's.

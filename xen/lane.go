@@ -27,6 +27,7 @@ type lane struct {
 	// Of the goroutine that prepares:
 	encoders []savefmt.Encoder // by index of tuner.methods; nil for raw
 	fresh    []bool            // the encoder's next block is its first
+	warm     []bool            // it has its memory: what it does now can be measured
 	local    locality
 	scratch  []byte // stable copies of one batch's pages
 	copies   copyList
@@ -47,7 +48,7 @@ func newLane(s *sender, out frameWriter) (*lane, error) {
 			}
 		}
 		l.encoders = append(l.encoders, enc)
-		l.fresh = append(l.fresh, true)
+		l.fresh, l.warm = append(l.fresh, true), append(l.warm, false)
 	}
 	for range jobsPerLane {
 		l.free <- &job{batch: NewBatch()}
@@ -143,13 +144,17 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 	if raw == 0 {
 		return nil
 	}
+	l.enter(method)
 	var err error
 	if j.payload, err = l.encoders[method].Encode(j.payload[:0], l.scratch); err != nil {
 		return fmt.Errorf("compressing pages: %w", err)
 	}
 	now := time.Now()
 	l.n.encode.Add(int64(now.Sub(begun)))
-	l.s.tuner.prepared(method, raw, len(j.payload), now.Sub(start))
+	if l.warm[method] {
+		l.s.tuner.prepared(method, raw, len(j.payload), now.Sub(start))
+	}
+	l.warm[method] = true
 	l.local.saw(raw, len(j.payload))
 	l.n.methods[method].add(raw, len(j.payload), now.Sub(begun))
 	if len(j.payload) < raw {
@@ -168,9 +173,20 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 	return nil
 }
 
+// enter prepares the use of a method. The other end has one decoder for each
+// codec, so an encoder that takes over from another of its codec begins anew.
+func (l *lane) enter(method int) {
+	for i, m := range l.s.tuner.methods {
+		if i != method && m.Codec == l.s.tuner.methods[method].Codec && !l.fresh[i] {
+			l.encoders[i].Reset()
+			l.fresh[i] = true
+		}
+	}
+}
+
 // lowPriority is the nice value of threads that compress while the guest
 // runs: whatever else runs on this host comes first.
-const lowPriority = 10
+const lowPriority = 5
 
 // lowerPriority makes the kernel prefer all others to this thread, until the
 // round's end: the goroutine keeps the thread, which ends with it.

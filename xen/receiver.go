@@ -137,7 +137,7 @@ func (p *pageReader) readEncoded(h savefmt.Header, in *frameReader) error {
 	}
 	start := time.Now()
 	_, err := io.ReadFull(in.r, p.payload[:h.Length])
-	p.mem.work.wait.Add(int64(time.Since(start)))
+	p.mem.work.read.Add(int64(time.Since(start)))
 	return err
 }
 
@@ -199,7 +199,7 @@ func (p *pageReader) readPages(h savefmt.Header, in *frameReader, data int) erro
 			return err
 		}
 	}
-	p.mem.work.wait.Add(int64(time.Since(start)))
+	p.mem.work.read.Add(int64(time.Since(start)))
 	return nil
 }
 

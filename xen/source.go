@@ -57,6 +57,8 @@ type source struct {
 	report    *Report
 	started   time.Time
 
+	cpuBefore time.Duration
+
 	keys    *keyPair
 	welcome *welcome
 	conns   []net.Conn
@@ -86,7 +88,8 @@ func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts Source
 		host: host, dom: dom, link: link, opts: opts, started: time.Now(),
 		phaseRunner: phaseRunner{observe: opts.Observe},
 		protected:   newProtected(fallback.SideSource, fallback.Source),
-		report:      &Report{ID: newID(), To: link.peer},
+		report:      &Report{ID: newID(), To: link.peer, Compress: opts.Pipe.Compress.String()},
+		cpuBefore:   processCPU(),
 	}
 	err := s.run(ctx)
 	s.finishReport(err)
@@ -356,6 +359,7 @@ func (s *source) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.report.Receiver = m.Ready.Receiver
 	if n := m.Ready.Differ; n > 0 {
 		s.report.Differing = n
 		s.note("the verify round found %d pages that differ, the first are pfns %#x: backends in dom0 write pages"+
@@ -476,6 +480,7 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 func (s *source) finishReport(err error) {
 	r := s.report
 	r.Total = time.Since(s.started)
+	r.CPU = processCPU() - s.cpuBefore
 	r.Phases = s.times
 	r.Outcome = OutcomeMoved
 	var failure *MigrateError

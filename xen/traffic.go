@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xenferry/xenferry/savefmt"
 )
 
@@ -103,6 +105,27 @@ func (t *traffic) named(methods []savefmt.Method) []MethodStats {
 		}
 	}
 	return out
+}
+
+// ReceiverStats is what taking the pages cost the destination. Times are of all
+// connections together.
+type ReceiverStats struct {
+	Read       time.Duration `json:"read_ns"`       // reading pages, and waiting for them
+	Decompress time.Duration `json:"decompress_ns"` // decoders
+	Store      time.Duration `json:"store_ns"`      // mapping, checksums, zeroing
+	CPU        time.Duration `json:"cpu_ns"`        // of the program, its helpers included, until the guest was whole
+}
+
+// processCPU returns the CPU time of this process and of those it has waited for.
+func processCPU() time.Duration {
+	var total time.Duration
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		if unix.Getrusage(who, &u) == nil {
+			total += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		}
+	}
+	return total
 }
 
 // Bottlenecks of a round.

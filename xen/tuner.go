@@ -41,8 +41,12 @@ func (a *average) add(v, w, memory float64) {
 // rateMemory is over how many bytes of pages a method's figures are averaged.
 const rateMemory = 16 << 20
 
-// rateStale is how long an unused method's figures are trusted.
-const rateStale = 3 * time.Second
+// rateStale is how long an unused method's figures are trusted, rateLeast how
+// many bytes of pages they need to be trusted at all.
+const (
+	rateStale = time.Second
+	rateLeast = 6 << 20
+)
 
 func newTuner(c Compression, lanes int) *tuner {
 	t := &tuner{methods: autoMethods, fixed: c.Fixed, lanes: lanes, cap: func() float64 { return math.Inf(1) }}
@@ -76,10 +80,13 @@ func (t *tuner) prepared(method, raw, encoded int, took time.Duration) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	r, w := &t.rates[method], float64(raw)
+	r, w, now := &t.rates[method], float64(raw), time.Now()
+	if now.Sub(r.last) > rateStale {
+		*r = laneRate{}
+	}
 	r.speed.add(w/took.Seconds(), w, rateMemory)
 	r.ratio.add(w/float64(encoded), w, rateMemory)
-	r.last = time.Now()
+	r.last = now
 }
 
 // decide lets the controller look at the figures again.
@@ -88,7 +95,7 @@ func (t *tuner) decide(now time.Time) {
 	for _, r := range t.rates {
 		rates = append(rates, methodRate{
 			speed: r.speed.value * float64(t.lanes), ratio: r.ratio.value,
-			measured: r.speed.seen > 0 && now.Sub(r.last) < rateStale,
+			measured: r.speed.seen >= rateLeast && now.Sub(r.last) < rateStale,
 		})
 	}
 	complete(t.methods, t.lanes, rates)
