@@ -122,7 +122,7 @@ func (p *ferryPeer) run(ctx context.Context, mode ferryMode, workload string) (r
 			err = errors.Join(err, destroyGuest(p.b, arrived.Domid))
 		}
 	}()
-	m, err := startMeter(p.net, p.a.cmd.Process.Pid, p.b.cmd.Process.Pid)
+	m, err := startMeter(p.net, p.img, p.a.cmd.Process.Pid, p.b.cmd.Process.Pid)
 	if err != nil {
 		return r, err
 	}

@@ -16,7 +16,10 @@ type meter struct {
 	wire  uint64
 }
 
-func startMeter(n *network, pids ...int) (*meter, error) {
+func startMeter(n *network, img *memoryImage, pids ...int) (*meter, error) {
+	if err := img.warmUp(); err != nil {
+		return nil, err
+	}
 	m := &meter{net: n, pids: pids, cpu: cpuTime(pids)}
 	var err error
 	m.wire, err = n.bytes()

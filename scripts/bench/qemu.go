@@ -141,7 +141,7 @@ func (p *qemuPeer) move(ctx context.Context, from, to *qemuProcess, r *Result) e
 	if err := to.qmp.do(ctx, "migrate-incoming", map[string]any{"uri": "tcp:" + addressB + ":" + qemuPort}, nil); err != nil {
 		return err
 	}
-	m, err := startMeter(p.net, from.cmd.Process.Pid, to.cmd.Process.Pid)
+	m, err := startMeter(p.net, p.img, from.cmd.Process.Pid, to.cmd.Process.Pid)
 	if err != nil {
 		return err
 	}
