@@ -134,7 +134,7 @@ func (p *ferryPeer) run(ctx context.Context, mode ferryMode, workload string) (r
 		return r, err
 	}
 	r.CPU += cpu
-	r.Total, r.Downtime = report.Total, report.Downtime
+	r.Total, r.Downtime, r.Phases = report.Total, report.Downtime, report.Phases
 	return r, p.verify(ctx)
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/xenferry/xenferry/xen"
 )
 
 // session is one run of the benchmark: everything that it has to clean up.
@@ -44,6 +46,8 @@ type Result struct {
 	Downtime time.Duration `json:"downtime_ns"`
 	Wire     uint64        `json:"wire_bytes"` // both ways
 	CPU      time.Duration `json:"cpu_ns"`     // of both ends
+	// Phases are xenferry's, as its report has them.
+	Phases []xen.PhaseTime `json:"phases,omitempty"`
 }
 
 // runLimit is for one run: it is reached only when something hangs.

@@ -44,9 +44,6 @@ func mapMemory(f *os.File, size uint64, prot int) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("memory of a simulated guest: map %d bytes: %w", size, err)
 	}
-	// Large pages, as guests have them on Xen, where the kernel has them for
-	// shared memory: an advice, whose refusal costs only time.
-	_ = unix.Madvise(mem, unix.MADV_HUGEPAGE)
 	return mem, nil
 }
 
