@@ -133,7 +133,7 @@ func (p *ferryPeer) run(ctx context.Context, mode ferryMode, workload string) (r
 	if err := m.stop(&r); err != nil {
 		return r, err
 	}
-	r.CPU += cpu
+	r.CPU, r.HostCPU = cpu, r.CPU
 	r.Total, r.Downtime, r.Phases = report.Total, report.Downtime, report.Phases
 	return r, p.verify(ctx)
 }

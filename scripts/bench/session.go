@@ -46,6 +46,9 @@ type Result struct {
 	Downtime time.Duration `json:"downtime_ns"`
 	Wire     uint64        `json:"wire_bytes"` // both ways
 	CPU      time.Duration `json:"cpu_ns"`     // of both ends
+	// HostCPU is what the simulated hosts took besides: most of it goes into
+	// freeing the guest's memory at the source, which a QEMU does when it ends.
+	HostCPU time.Duration `json:"host_cpu_ns,omitempty"`
 	// Phases are xenferry's, as its report has them.
 	Phases []xen.PhaseTime `json:"phases,omitempty"`
 }
