@@ -13,9 +13,13 @@ type GuestConfig struct {
 	Type    string // "pv", "pvh", "hvm", "sim"
 	MaxKiB  uint64 // the most memory that it may have
 	MemKiB  uint64 // the memory that it is to have now
-	SimMiB  uint64 // memory of a simulated guest
 	VCPUMax int
+	Domid   uint32 // the id that it must get, 0 for any
 }
+
+// domidReserved is DOMID_FIRST_RESERVED of public/xen.h: numbers from there on
+// stand for no domain in particular.
+const domidReserved = 0x7FF0
 
 // ParseGuestConfig reads the JSON of a libxl_domain_config, or for KindSim
 // that of a simulated guest. It checks that it fits the kind of guest.
@@ -28,9 +32,10 @@ func ParseGuestConfig(kind GuestKind, text []byte) (GuestConfig, error) {
 	}
 	var c struct {
 		Create struct {
-			Type string `json:"type"`
-			Name string `json:"name"`
-			UUID string `json:"uuid"`
+			Type  string `json:"type"`
+			Name  string `json:"name"`
+			UUID  string `json:"uuid"`
+			Domid uint32 `json:"domid"` // 0 for any
 		} `json:"c_info"`
 		Build struct {
 			MaxVCPUs  int    `json:"max_vcpus"`
@@ -43,7 +48,10 @@ func ParseGuestConfig(kind GuestKind, text []byte) (GuestConfig, error) {
 	}
 	g := GuestConfig{
 		Name: c.Create.Name, UUID: c.Create.UUID, Type: c.Create.Type,
-		MaxKiB: c.Build.MaxMemKiB, MemKiB: c.Build.TargetKiB, VCPUMax: max(c.Build.MaxVCPUs, 1),
+		Domid: c.Create.Domid, MaxKiB: c.Build.MaxMemKiB, MemKiB: c.Build.TargetKiB, VCPUMax: max(c.Build.MaxVCPUs, 1),
+	}
+	if g.Domid >= domidReserved {
+		g.Domid = 0
 	}
 	fits := map[GuestKind][]string{KindPV: {"pv"}, KindHVM: {"hvm", "pvh"}}
 	for _, typ := range fits[kind] {
@@ -68,7 +76,7 @@ func parseSimConfig(text []byte) (GuestConfig, error) {
 		return GuestConfig{}, fmt.Errorf("guest configuration: a simulated guest of %d MiB", c.MemMiB)
 	}
 	return GuestConfig{
-		Name: c.Name, UUID: c.UUID, Type: "sim", SimMiB: c.MemMiB,
+		Name: c.Name, UUID: c.UUID, Type: "sim",
 		MaxKiB: c.MemMiB << 10, MemKiB: c.MemMiB << 10, VCPUMax: c.VCPUs,
 	}, nil
 }

@@ -123,3 +123,17 @@ func unpackBlock(c BlockCodec, dst, src []byte) error {
 	}
 	return fmt.Errorf("unknown codec %d", c)
 }
+
+// blockBuffers holds the memory of encoded blocks between its uses.
+var blockBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// getBuffer returns a buffer of n bytes, whatever is in them.
+func getBuffer(n int) []byte {
+	b := *blockBuffers.Get().(*[]byte)
+	if cap(b) < n {
+		b = make([]byte, n)
+	}
+	return b[:n]
+}
+
+func putBuffer(b []byte) { blockBuffers.Put(&b) }

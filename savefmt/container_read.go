@@ -178,7 +178,7 @@ func (u *Unpacker) readBlock(size int, end *containerEnd, promise chan<- unpacke
 	if err != nil {
 		return true, err
 	}
-	stored := make([]byte, h.stored)
+	stored := getBuffer(int(h.stored))
 	if err := u.in.full(stored); err != nil {
 		return true, err
 	}
@@ -209,8 +209,9 @@ func decode(h *block, raw, stored []byte) ([]byte, error) {
 	if Checksum(stored) != h.storedCRC {
 		return nil, errDamaged
 	}
+	defer func() { putBuffer(stored) }()
 	if h.codec == BlockRaw {
-		raw = stored
+		raw, stored = stored, raw // stored is what goes back
 	} else {
 		if cap(raw) < int(h.raw) {
 			raw = make([]byte, h.raw)

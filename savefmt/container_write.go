@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+
+	"github.com/klauspost/compress/s2"
 )
 
 // Packer writes a container. What is written to it is cut into blocks, which
@@ -30,7 +32,8 @@ type Packer struct {
 type packed struct {
 	head   block
 	stored []byte
-	raw    []byte // the buffer to give back
+	raw    []byte // the buffers to give back:
+	spare  []byte // of the block, and of its encoding
 	err    error
 }
 
@@ -100,10 +103,9 @@ func pack(codec BlockCodec, raw []byte) packed {
 	b := packed{raw: raw, stored: raw}
 	b.head = block{codec: BlockRaw, raw: uint32(len(raw)), rawCRC: Checksum(raw)}
 	if codec != BlockRaw {
-		stored, err := packBlock(codec, nil, raw)
-		b.err = err
-		if err == nil && len(stored) < len(raw) {
-			b.stored, b.head.codec = stored, codec
+		b.spare, b.err = packBlock(codec, getBuffer(s2.MaxEncodedLen(len(raw))), raw)
+		if b.err == nil && len(b.spare) < len(raw) {
+			b.stored, b.head.codec = b.spare, codec
 		}
 	}
 	b.head.stored, b.head.storedCRC = uint32(len(b.stored)), Checksum(b.stored)
@@ -129,6 +131,7 @@ func (p *Packer) write() {
 			close(p.failed)
 		}
 		p.free <- b.raw
+		putBuffer(b.spare)
 	}
 	if err == nil {
 		err = p.put(end.put())

@@ -55,12 +55,13 @@ func newApp() *cli.App {
 			logrus.SetOutput(os.Stderr)
 			logrus.SetLevel(logrus.WarnLevel)
 			if c.Bool("verbose") {
-				logrus.SetLevel(logrus.DebugLevel)
+				logVerbose()
 			}
 			return nil
 		},
 		Commands: []*cli.Command{
-			migrateCommand(), receiveCommand(), listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
+			migrateCommand(), receiveCommand(), saveCommand(), restoreCommand(), verifyCommand(), convertCommand(),
+			listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 		OnUsageError:   usageError,
@@ -70,3 +71,5 @@ func newApp() *cli.App {
 		},
 	}
 }
+
+func logVerbose() { logrus.SetLevel(logrus.DebugLevel) }
