@@ -168,3 +168,18 @@ func FuzzGuestConfig(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParseState reads a state record of the wire, and writes it again.
+func FuzzParseState(f *testing.F) {
+	f.Add([]byte{9, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		rec, err := ParseState(b)
+		if err != nil {
+			return
+		}
+		frame, err := AppendState(nil, rec)
+		if err == nil && !bytes.Equal(frame[HeaderSize:], b) {
+			t.Fatalf("%x was read as type %#x, which writes as %x", b, rec.Type, frame[HeaderSize:])
+		}
+	})
+}
