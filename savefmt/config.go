@@ -53,6 +53,11 @@ func ParseGuestConfig(kind GuestKind, text []byte) (GuestConfig, error) {
 	if g.Domid >= domidReserved {
 		g.Domid = 0
 	}
+	const maxKiB = (MaxStockPFN + 1) << (pageShift - 10)
+	if g.MaxKiB == 0 || g.MaxKiB > maxKiB {
+		return g, fmt.Errorf("guest configuration: max_memkb is %d, want 1 to %d", g.MaxKiB, uint64(maxKiB))
+	}
+	g.MemKiB = min(g.MemKiB, g.MaxKiB)
 	fits := map[GuestKind][]string{KindPV: {"pv"}, KindHVM: {"hvm", "pvh"}}
 	for _, typ := range fits[kind] {
 		if g.Type == typ {
