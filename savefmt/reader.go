@@ -45,6 +45,8 @@ type Reader struct {
 	layer Layer // of the next record; "" at the end
 	err   error
 
+	goesOn bool // something may follow the saved guest
+
 	left  int    // bytes of pages that the caller has not read yet
 	size  uint32 // of the record that they end
 	at    int64  // where that record begins
@@ -74,6 +76,17 @@ func (r *Reader) Container() *ContainerInfo {
 	info := r.box.Info()
 	return &info
 }
+
+// Rest returns what follows the saved guest, and makes Next not mind it: a
+// stock migration goes on over the same connection. It is called before Open.
+func (r *Reader) Rest() io.Reader {
+	r.goesOn = true
+	return rest{r}
+}
+
+type rest struct{ r *Reader }
+
+func (x rest) Read(b []byte) (int, error) { return x.r.in.r.Read(b) }
 
 // Open reads the headers. It is called first, once.
 func (r *Reader) Open() (Head, error) {
@@ -244,6 +257,9 @@ func (r *Reader) next() (Item, error) {
 		return r.libxcRecord()
 	case r.layer == LayerLibxl:
 		return r.libxlRecord()
+	}
+	if r.goesOn {
+		return Item{}, io.EOF
 	}
 	if err := r.in.atEnd(); err != nil {
 		return Item{}, r.fail(r.head.Outer, "end", r.in.at, err)

@@ -42,7 +42,9 @@ type restore struct {
 	phaseRunner
 	report   *RestoreReport
 	head     savefmt.Head
+	suffix   string // of the name that it is built under
 	incoming Incoming
+	left     bool   // it could not be destroyed
 	pages    uint64 // pfns are below it
 
 	static, final []savefmt.Record
@@ -56,31 +58,43 @@ type restore struct {
 // container of one, and lets it run. On failure nothing of it is left. The
 // report is never nil. A Read of in that blocks must end when ctx does.
 func Restore(ctx context.Context, host Host, in io.Reader, opts RestoreOptions) (*RestoreReport, error) {
+	r := newRestore(host, in, opts)
+	begun := time.Now()
+	err := r.undo(r.runAll(ctx, append(r.build(), phase{"start", r.start})))
+	r.finishReport(begun, err)
+	return r.report, err
+}
+
+func newRestore(host Host, in io.Reader, opts RestoreOptions) *restore {
 	opts.Limits = opts.Limits.withDefaults()
-	r := &restore{
+	return &restore{
 		host: host, in: savefmt.NewReader(in), opts: opts,
 		phaseRunner: phaseRunner{observe: opts.Observe},
 		report:      &RestoreReport{}, batch: NewBatch(),
 	}
-	begun := time.Now()
-	err := r.run(ctx)
+}
+
+func (r *restore) finishReport(begun time.Time, err error) {
 	r.report.Container = r.in.Container()
 	r.report.Total, r.report.Phases = time.Since(begun), r.times
 	if err != nil {
 		r.report.Error, r.report.Code = err.Error(), CodeOf(err)
 	}
-	return r.report, err
 }
 
-func (r *restore) run(ctx context.Context) error {
-	defer r.in.Close()
-	err := r.runAll(ctx, []phase{
+// build is the phases that make the guest, whole and paused.
+func (r *restore) build() []phase {
+	return []phase{
 		{"headers", r.open},
 		{"build", r.create},
 		{"memory", r.load},
 		{"final state", r.finish},
-		{"start", r.start},
-	})
+	}
+}
+
+// undo frees what the restore holds, and after an error destroys the guest.
+func (r *restore) undo(err error) error {
+	defer r.in.Close()
 	if r.incoming == nil {
 		return err
 	}
@@ -88,6 +102,7 @@ func (r *restore) run(ctx context.Context) error {
 		undo, cancel := context.WithTimeout(context.Background(), r.opts.Limits.Undo)
 		defer cancel()
 		if destroyErr := r.incoming.Destroy(undo); destroyErr != nil {
+			r.left = true
 			err = errors.Join(err, fmt.Errorf("destroying the incomplete guest: %w", destroyErr))
 		}
 	}
@@ -115,6 +130,7 @@ func (r *restore) create(ctx context.Context) error {
 		return err
 	}
 	r.report.Name, r.report.Type = spec.Name, spec.Type
+	spec.Name += r.suffix
 	r.report.Xen = fmt.Sprintf("%d.%d", r.head.XenMajor, r.head.XenMinor)
 	r.pages = spec.Pages
 	limited, cancel := context.WithTimeout(ctx, r.opts.Limits.Handshake)

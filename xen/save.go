@@ -61,7 +61,7 @@ type SaveReport struct {
 	Phases []PhaseTime   `json:"phases"`
 	Total  time.Duration `json:"total_ns"`
 	// Pause is from the moment that the guest was known to have stopped until
-	// it ran on or was left as asked for.
+	// it was resumed; where it is not, until the file was whole.
 	Pause time.Duration `json:"pause_ns"`
 	After AfterSave     `json:"after"`
 	// Suspended: the guest was asked to suspend.
@@ -74,17 +74,18 @@ type SaveReport struct {
 
 // SaveError is the failure of a save: the cause, and where the guest is now.
 type SaveError struct {
+	What    string // "save", or "migration" to stock xl
 	Phase   string
-	Outcome Outcome // at source: it runs on; suspended: it could not be resumed
+	Outcome Outcome // at source: it runs on; suspended: it could not be resumed; in doubt
 	Written bool    // the file is whole: only what was to follow has failed
 	Cause   error
 	Cleanup error // what else could not be put back, or nil
 }
 
 func (e *SaveError) Error() string {
-	text := fmt.Sprintf("save failed (%s): %v", e.Phase, e.Cause)
+	text := fmt.Sprintf("%s failed (%s): %v", e.What, e.Phase, e.Cause)
 	if e.Written {
-		text = fmt.Sprintf("the guest is saved, but then (%s): %v", e.Phase, e.Cause)
+		text = fmt.Sprintf("the %s is done, but then (%s): %v", e.What, e.Phase, e.Cause)
 	}
 	if e.Cleanup != nil {
 		text += fmt.Sprintf(" (and then: %v)", e.Cleanup)
@@ -326,6 +327,9 @@ func (s *save) commit(context.Context) error {
 		return err
 	}
 	s.written = true
+	if !s.resumed {
+		s.report.Pause = time.Since(s.stopped)
+	}
 	return nil
 }
 
@@ -344,7 +348,9 @@ func (s *save) after(ctx context.Context) error {
 	case AfterNothing:
 		err = s.dom.StopLogDirty(ctx)
 	}
-	s.report.Pause = time.Since(s.stopped)
+	if s.opts.After == AfterResume || s.opts.After == AfterPause {
+		s.report.Pause = time.Since(s.stopped)
+	}
 	s.resumed = err == nil && s.opts.After != AfterNothing
 	return err
 }
@@ -352,10 +358,13 @@ func (s *save) after(ctx context.Context) error {
 // fail makes the guest run on, unless its file is whole: then it stays as it
 // is, for there must not be two of it by accident.
 func (s *save) fail(cause error) *SaveError {
-	failure := &SaveError{Phase: s.current, Cause: cause, Outcome: OutcomeAtSource, Written: s.written}
+	failure := &SaveError{What: "save", Phase: s.current, Cause: cause, Outcome: OutcomeAtSource, Written: s.written}
 	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
 	defer cancel()
 	switch {
+	case errors.Is(cause, errDoubt):
+		failure.Outcome = OutcomeInDoubt
+		return failure
 	case s.resumed: // it is there, and only the file is not
 	case s.written:
 		failure.Outcome = OutcomeSuspended

@@ -35,6 +35,7 @@ func migrateCommand() *cli.Command {
 			&cli.StringFlag{Name: "receiver", Value: "xenferry", Usage: "the `command` that is xenferry at <host>"},
 			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to suspend"},
 			&cli.DurationFlag{Name: "silence-timeout", Value: xen.DefaultLimits.Silence, Usage: "give up when nothing at all comes from <host> for so long"},
+			&cli.BoolFlag{Name: "stock", Usage: "speak to stock xl at <host>; this is done by itself where xenferry is not found there"},
 			jsonFlag,
 		},
 		OnUsageError: usageError,
@@ -64,6 +65,9 @@ func migrate(c *cli.Context) error {
 			return err
 		}
 	}
+	if c.Bool("stock") {
+		return migrateStock(c, host, info, args)
+	}
 	command, err := receiverCommand(c, c.Args().Get(1))
 	if err != nil {
 		return err
@@ -72,6 +76,10 @@ func migrate(c *cli.Context) error {
 	args.Observe = show.event
 	report, err := migrateTo(c.Context, host, info, c.Args().Get(1), command, args)
 	show.close()
+	if errors.Is(err, errNoReceiver) && stockPossible(c) {
+		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl, over ssh alone\n", c.Args().Get(1))
+		return migrateStock(c, host, info, args)
+	}
 	if c.String("connect") == xenURI && report != nil && report.ResumedAfter > 0 && monitorEndsWithSuspend() {
 		startMonitor(info.Domid)
 	}

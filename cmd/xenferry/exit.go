@@ -113,10 +113,14 @@ func saveExitCode(e *xen.SaveError) int {
 	switch {
 	case e.Written:
 		return exitLeftover
+	case e.Outcome == xen.OutcomeInDoubt:
+		return exitInDoubt
 	case e.Outcome == xen.OutcomeSuspended:
 		return exitSuspended
 	case errors.Is(e, context.Canceled):
 		return exitCancelled
+	case e.Phase == xen.PhaseHello && (errors.Is(e, xen.ErrPeerLost) || errors.Is(e, xen.ErrPeerSilent) || errors.Is(e, xen.ErrNotPeer)):
+		return exitNoPeer
 	}
 	return exitAtSource
 }

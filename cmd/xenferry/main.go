@@ -60,7 +60,7 @@ func newApp() *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			migrateCommand(), receiveCommand(), saveCommand(), restoreCommand(), verifyCommand(), convertCommand(),
+			migrateCommand(), receiveCommand(), stockReceiveCommand(), saveCommand(), restoreCommand(), verifyCommand(), convertCommand(),
 			listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides

@@ -308,3 +308,27 @@ func TestRestoreRefuses(t *testing.T) {
 		})
 	}
 }
+
+// TestStock moves a guest in the words of stock xl, to a receiver that speaks
+// them.
+func TestStock(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{Workload: "uniform:20MB/s"})
+	receiver := os.Args[0] + " -c sim:beta xl-receive"
+	out, _ := l.must("-c", "sim:alpha", "migrate", "--stock", "-s", "", "db1", receiver)
+	if !strings.Contains(out, "db1 moved to stock xl") {
+		t.Error(out)
+	}
+	l.expectAt(l.beta, l.alpha)
+	for command, want := range map[string]int{
+		"true":                       exitNoPeer,
+		"echo what is this; sleep 1": exitNoPeer,
+		receiver + " --no-such-flag": exitNoPeer,
+		receiver + " | head -c 54":   exitAtSource,
+	} {
+		code, out, errs := l.xenferry("-c", "sim:beta", "migrate", "--stock", "-s", "", "db1", command)
+		if code != want {
+			t.Errorf("%s: exit %d, want %d\n%s%s", command, code, want, out, errs)
+		}
+		l.expectAt(l.beta, l.alpha)
+	}
+}
