@@ -16,9 +16,9 @@ import (
 // Migration from and to hosts that have stock xl only.
 
 // stockPossible tells whether the host that migrate names can have a stock xl:
-// it is reached by ssh, and is to run what xenferry chooses.
+// it is reached by ssh, and the user has named no program to run there.
 func stockPossible(c *cli.Context) bool {
-	return c.String("s") != "" && c.String("connect") == xenURI && !strings.HasPrefix(c.Args().Get(1), simPrefix)
+	return c.String("s") != "" && !c.IsSet("receiver") && c.String("connect") == xenURI && !strings.HasPrefix(c.Args().Get(1), simPrefix)
 }
 
 // stockCommand returns the shell command that starts the stock receiver.
