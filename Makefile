@@ -12,7 +12,7 @@ export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 STATICCHECK := $(GO) tool -modfile=scripts/tools.mod staticcheck
 
-.PHONY: help build demo test faults lint bench-peers lab-test lab-bench install clean
+.PHONY: help build demo test fuzz faults lint bench-peers lab-test lab-bench install clean
 .DEFAULT_GOAL := build
 
 help: ## list the targets
@@ -27,6 +27,11 @@ demo: build ## move a guest of 1 GiB between two simulated hosts, there and back
 test: ## all tests that need no hypervisor
 	$(GO) vet $(TAGS) ./...
 	$(GO) test $(TAGS) $(RACE) -timeout 10m ./...
+	GO=$(GO) scripts/fuzz.sh 2000x
+
+FUZZTIME ?= 5m
+fuzz: ## every decoder with random input, FUZZTIME=5m each
+	GO=$(GO) scripts/fuzz.sh $(FUZZTIME)
 
 faults: ## every fault at every point of a migration, singly, and 100,000 pairs of them
 	$(GO) test ./xen/faults -v -all -seeds 100000 -timeout 20m

@@ -38,6 +38,7 @@ func migrateCommand() *cli.Command {
 			&cli.StringFlag{Name: "bind", Usage: "let the data connections leave from this `address` of this host"},
 			&cli.StringFlag{Name: "data-address", Usage: "let the data connections go to this `address` of <host>, instead of those that it names"},
 			&cli.StringFlag{Name: "receiver", Value: "xenferry", Usage: "the `command` that is xenferry at <host>"},
+			&cli.BoolFlag{Name: "stock", Usage: "speak to stock xl at <host>; this is done by itself where xenferry is not found there"},
 			jsonFlag,
 		}, cliLimitFlags()...),
 		OnUsageError: usageError,
@@ -67,6 +68,9 @@ func migrate(c *cli.Context) error {
 			return err
 		}
 	}
+	if c.Bool("stock") {
+		return migrateStock(c, host, info, args)
+	}
 	command, err := receiverCommand(c, c.Args().Get(1))
 	if err != nil {
 		return err
@@ -84,6 +88,10 @@ func migrate(c *cli.Context) error {
 	}
 	report, err := migrateTo(ctx, host, info, c.Args().Get(1), command, args)
 	show.close()
+	if errors.Is(err, errNoReceiver) && stockPossible(c) {
+		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl, over ssh alone\n", c.Args().Get(1))
+		return migrateStock(c, host, info, args)
+	}
 	if c.String("connect") == xenURI && report != nil && report.ResumedAfter > 0 && monitorEndsWithSuspend() {
 		startMonitor(info.Domid)
 	}

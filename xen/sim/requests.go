@@ -28,6 +28,7 @@ const (
 	opRename  = "rename"
 	opSuspend = "suspend"
 	opResume  = "resume"
+	opPause   = "pause"
 	opFinal   = "final"
 	opFinish  = "finish"
 	opUnpause = "unpause"
@@ -86,6 +87,8 @@ func (s *server) onDomain(ctx context.Context, d *hosted, req *request) (*reply,
 		return nil, d.suspend(ctx)
 	case opResume:
 		return nil, d.resume(ctx)
+	case opPause:
+		return nil, d.pause(ctx)
 	case opFinal:
 		context, err := d.finalContext()
 		return &reply{Records: finalRecords(context)}, err
