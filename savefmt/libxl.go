@@ -16,7 +16,8 @@ import (
 //	type  name                     body
 //	0     END                      empty; the last record
 //	1     LIBXC_CONTEXT            empty; the inner stream follows at once
-//	2     EMULATOR_XENSTORE_DATA   not written by today's QEMU, nor by us
+//	2     EMULATOR_XENSTORE_DATA   u32 emulator, u32 index, key\0value\0...; HVM only,
+//	                               not written by today's QEMU, nor by us
 //	3     EMULATOR_CONTEXT         u32 emulator, u32 index, QEMU's state; HVM only
 //
 // The order is header, LIBXC_CONTEXT, inner stream, EMULATOR_CONTEXT for an HVM
@@ -32,9 +33,12 @@ const (
 
 // Record types of the libxl stream.
 const (
-	LibxlEnd             uint32 = 0
-	LibxlLibxcContext    uint32 = 1
-	LibxlEmulatorContext uint32 = 3
+	LibxlEnd              uint32 = 0
+	LibxlLibxcContext     uint32 = 1
+	LibxlEmulatorXenstore uint32 = 2
+	LibxlEmulatorContext  uint32 = 3
+	LibxlCheckpointEnd    uint32 = 4 // Remus only
+	LibxlCheckpointState  uint32 = 5 // COLO only
 )
 
 const (

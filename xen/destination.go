@@ -325,7 +325,9 @@ func (d *destination) finish(ctx context.Context) error {
 	if _, err := d.step(fallback.EventBuilt, nil); err != nil {
 		return err
 	}
-	return d.link.send(&message{Kind: kindReady, Ready: &ready{Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first}})
+	return d.link.send(&message{Kind: kindReady, Ready: &ready{
+		Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first, Receiver: d.mem.work.stats(),
+	}})
 }
 
 func (d *destination) checkHash(want string) error {

@@ -12,20 +12,20 @@ import (
 // maxConfigFile bounds a configuration file in bytes.
 const maxConfigFile = 1 << 20
 
-// readConfig reads a guest's configuration for -C: the JSON form of
+// readConfig reads a guest's configuration from a file: the JSON form of
 // libxl_domain_config as it is, anything else by xl's own parser, through
 // `xl create --dryrun`.
 func readConfig(ctx context.Context, path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("-C: %w", err)
+		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	if info.Size() > maxConfigFile {
-		return nil, fmt.Errorf("-C %s: %d bytes, the limit is %d", path, info.Size(), maxConfigFile)
+		return nil, fmt.Errorf("configuration %s: %d bytes, the limit is %d", path, info.Size(), maxConfigFile)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("-C: %w", err)
+		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	if json.Valid(text) {
 		return text, nil
@@ -35,7 +35,7 @@ func readConfig(ctx context.Context, path string) ([]byte, error) {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("-C %s: xl cannot read it: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
+		return nil, fmt.Errorf("configuration %s: xl cannot read it: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return dryRunConfig(path, out)
 }
@@ -45,14 +45,14 @@ func readConfig(ctx context.Context, path string) ([]byte, error) {
 func dryRunConfig(path string, out []byte) ([]byte, error) {
 	start := bytes.IndexByte(out, '{')
 	if start < 0 {
-		return nil, fmt.Errorf("-C %s: xl printed no configuration", path)
+		return nil, fmt.Errorf("configuration %s: xl printed no configuration", path)
 	}
 	var wrapped struct {
 		Config json.RawMessage `json:"config"`
 	}
 	var whole json.RawMessage
 	if err := json.NewDecoder(bytes.NewReader(out[start:])).Decode(&whole); err != nil {
-		return nil, fmt.Errorf("-C %s: what xl printed is no JSON: %w", path, err)
+		return nil, fmt.Errorf("configuration %s: what xl printed is no JSON: %w", path, err)
 	}
 	if err := json.Unmarshal(whole, &wrapped); err == nil && wrapped.Config != nil {
 		return wrapped.Config, nil

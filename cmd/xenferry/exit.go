@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/xenferry/xenferry/fallback"
+	"github.com/xenferry/xenferry/savefmt"
 	"github.com/xenferry/xenferry/xen"
 )
 
@@ -24,6 +25,7 @@ const (
 	exitInDoubt   = 7
 	exitSuspended = 8
 	exitLeftover  = 9
+	exitDamaged   = 10
 	exitCancelled = 130
 )
 
@@ -34,10 +36,12 @@ const exitCodesHelp = `Exit codes:
    3    no such domain
    4    the other host cannot be reached, has no xenferry, or one of another protocol version
    5    the other host refused before anything was sent: name in use, not enough memory, unsupported guest or whatever it says
-   6    the migration failed; the guest runs on at the source
+   6    the migration or the save failed; the guest runs on at the source
    7    in doubt: the guest was handed over, and no answer came; it is kept suspended at the source
-   8    the migration failed, and the guest at the source could not be resumed
-   9    the guest has moved, but its suspended copy at the source could not be destroyed
+   8    the migration or the save failed, and the guest at the source could not be resumed
+   9    the guest has moved, but its suspended copy at the source could not be destroyed;
+        or it is saved, and the suspended guest could not be destroyed or resumed
+   10   the saved guest is damaged, incomplete, or no saved guest at all
    130  cancelled; the guest runs on at the source`
 
 // usageErr is a mistake on the command line.
@@ -60,6 +64,7 @@ func exitCode(err error) int {
 	var usage usageErr
 	var failure *xen.MigrateError
 	var left unfinished
+	var unsaved *xen.SaveError
 	switch {
 	case err == nil:
 		return exitOK
@@ -72,6 +77,10 @@ func exitCode(err error) int {
 			return exitInDoubt
 		}
 		return exitFailed
+	case errors.As(err, &unsaved):
+		return saveExitCode(unsaved)
+	case isDamage(err):
+		return exitDamaged
 	case errors.Is(err, context.Canceled):
 		return exitCancelled
 	case errors.Is(err, xen.ErrNoDomain):
@@ -105,6 +114,30 @@ func migrateExitCode(e *xen.MigrateError) int {
 		return exitRefused
 	}
 	return exitAtSource
+}
+
+func saveExitCode(e *xen.SaveError) int {
+	switch {
+	case e.Written:
+		return exitLeftover
+	case e.Outcome == xen.OutcomeInDoubt:
+		return exitInDoubt
+	case e.Outcome == xen.OutcomeSuspended:
+		return exitSuspended
+	case errors.Is(e, context.Canceled):
+		return exitCancelled
+	case e.Phase == xen.PhaseHello && (errors.Is(e, xen.ErrPeerLost) || errors.Is(e, xen.ErrPeerSilent) || errors.Is(e, xen.ErrNotPeer)):
+		return exitNoPeer
+	}
+	return exitAtSource
+}
+
+// isDamage tells whether an error is about the bytes of a saved guest.
+func isDamage(err error) bool {
+	var format *savefmt.FormatError
+	var container *savefmt.ContainerError
+	return errors.As(err, &format) || errors.As(err, &container) ||
+		errors.Is(err, savefmt.ErrNotSaved) || errors.Is(err, xen.ErrCorrupt)
 }
 
 // told is the failure of a receiver of which the source knows: it is not

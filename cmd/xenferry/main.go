@@ -56,13 +56,14 @@ func newApp() *cli.App {
 			logrus.SetOutput(os.Stderr)
 			logrus.SetLevel(logrus.WarnLevel)
 			if c.Bool("verbose") {
-				logrus.SetLevel(logrus.DebugLevel)
+				logVerbose()
 			}
 			return nil
 		},
 		Commands: []*cli.Command{
-			migrateCommand(), receiveCommand(), listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
+			migrateCommand(), receiveCommand(), stockReceiveCommand(), saveCommand(), restoreCommand(), verifyCommand(), convertCommand(),
 			statusCommand(), recoverCommand(), resolveCommand(), guardianCommand(),
+			listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 		OnUsageError:   usageError,
@@ -72,3 +73,5 @@ func newApp() *cli.App {
 		},
 	}
 }
+
+func logVerbose() { logrus.SetLevel(logrus.DebugLevel) }

@@ -77,6 +77,9 @@ func (t *transport) Close() error {
 	return t.Reader.(io.Closer).Close()
 }
 
+// errNoReceiver: the shell at the other end did not find the program.
+var errNoReceiver = errors.New("the receiving program was not found there")
+
 // failure says in what way the program ended, or nil if it ended well. It is
 // asked after Close.
 func (t *transport) failure() error {
@@ -87,7 +90,7 @@ func (t *transport) failure() error {
 	text := t.stderr.lastLine()
 	switch code := exit.ExitCode(); {
 	case code == 127:
-		return fmt.Errorf("the receiving program was not found there (%s): install xenferry on that host, or name it with --receiver", text)
+		return fmt.Errorf("%w (%s): install xenferry on that host, or name it with --receiver", errNoReceiver, text)
 	case text != "":
 		return fmt.Errorf("%s (exit status %d)", text, code)
 	default:

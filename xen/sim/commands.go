@@ -136,7 +136,21 @@ func (d *hosted) resume(ctx context.Context) error {
 	return d.run(ctx, obeyLimit)
 }
 
-// unpause lets a complete guest run for the first time. Idempotent.
+// pause ends a suspension without letting the guest run.
+func (d *hosted) pause(ctx context.Context) error {
+	if s := d.runState(); s != xen.StateSuspended {
+		return fmt.Errorf("%s is %s: only a suspended guest can be left paused", d, s)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, obeyLimit, fmt.Errorf("%s did not obey within %v", d, obeyLimit))
+	defer cancel()
+	want, err := d.command(cmdPause)
+	if err != nil {
+		return err
+	}
+	return d.await(ctx, want, guestPaused)
+}
+
+// unpause lets a complete guest run that is paused. Idempotent.
 func (d *hosted) unpause(ctx context.Context) error {
 	if s := d.runState(); s != xen.StatePaused && s != xen.StateRunning {
 		return fmt.Errorf("%s is %s: only a paused guest can be unpaused", d, s)

@@ -12,7 +12,10 @@ import (
 	"github.com/xenferry/xenferry/xen"
 )
 
-var _ xen.Domain = (*Domain)(nil)
+var (
+	_ xen.Domain = (*Domain)(nil)
+	_ xen.Pauser = (*Domain)(nil)
+)
 
 // Domain is a guest of a simulated host, opened for migration. It implements
 // xen.Domain.
@@ -224,6 +227,12 @@ func (d *Domain) FinalState(ctx context.Context) ([]savefmt.Record, error) {
 // Resume implements xen.Domain.
 func (d *Domain) Resume(ctx context.Context) error {
 	_, err := d.call(ctx, request{Op: opResume})
+	return err
+}
+
+// ResumePaused implements xen.Pauser.
+func (d *Domain) ResumePaused(ctx context.Context) error {
+	_, err := d.call(ctx, request{Op: opPause})
 	return err
 }
 

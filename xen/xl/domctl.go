@@ -50,6 +50,13 @@ func (c *libxl) destroy(domid uint32) error {
 	})
 }
 
+// pause stops a domain's processors until unpause.
+func (c *libxl) pause(domid uint32) error {
+	return c.call("pause", domid, func() C.int {
+		return C.libxl_domain_pause(c.lx, C.uint32_t(domid), nil)
+	})
+}
+
 // unpause lets the domain and its device model run.
 func (c *libxl) unpause(domid uint32) error {
 	return c.call("unpause", domid, func() C.int {

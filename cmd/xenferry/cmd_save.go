@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"github.com/xenferry/xenferry/savefmt"
+	"github.com/xenferry/xenferry/xen"
+)
+
+// pipeLimit is how long the program at the other end of a pipe may do nothing.
+const pipeLimit = 2 * time.Minute
+
+// pipeName is the file name that stands for standard input or output.
+const pipeName = "-"
+
+func saveCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "save",
+		Usage:     "save a guest to a file",
+		ArgsUsage: "<domain> <file> [config]",
+		Description: "Writes the guest to <file> and destroys it here, as xl save does; xl restore can\n" +
+			"read the file. It gets its name only when it is whole and on the disk; if\n" +
+			"anything fails before, nothing of it is left and the guest runs on. <file> may be\n" +
+			"- for standard output. [config] is written instead of the configuration that the\n" +
+			"guest was made with. The options of one letter mean what they mean for xl save,\n" +
+			"but for -s and -z, which xl does not have.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "c", Usage: "leave the guest running"},
+			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused"},
+			&cli.BoolFlag{Name: "s", Usage: "leave the guest suspended"},
+			&cli.BoolFlag{Name: "D", Usage: "store the domain id in the configuration"},
+			&cli.BoolFlag{Name: "live", Usage: "copy memory while the guest runs, and suspend it for the rest only; the file gets larger, the pause shorter"},
+			&cli.BoolFlag{Name: "z", Usage: "compress; the file is then for xenferry restore, or xenferry convert"},
+			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: "compress with `codec`: s2, zstd or zlib; implies -z"},
+			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to suspend"},
+			jsonFlag,
+		},
+		OnUsageError: usageError,
+		Action:       save,
+	}
+}
+
+func save(c *cli.Context) error {
+	if c.NArg() < 2 || c.NArg() > 3 {
+		return usagef("save takes <domain> <file> [config], not %d arguments (see xenferry save --help)", c.NArg())
+	}
+	opts, err := saveOptions(c)
+	if err != nil {
+		return err
+	}
+	if c.NArg() == 3 {
+		if opts.Config, err = readConfig(c.Context, c.Args().Get(2)); err != nil {
+			return err
+		}
+	}
+	host, err := openHost(c.Context, c.String("connect"))
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	info, err := host.Find(c.Context, c.Args().First())
+	if err != nil {
+		return err
+	}
+	dom, err := host.Open(c.Context, info.Domid)
+	if err != nil {
+		return err
+	}
+	defer dom.Close()
+	report, err := saveTo(c, host, dom, c.Args().Get(1), opts)
+	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
+		startMonitor(info.Domid)
+	}
+	return err
+}
+
+func saveOptions(c *cli.Context) (xen.SaveOptions, error) {
+	opts := xen.SaveOptions{
+		Live: c.Bool("live"), KeepDomid: c.Bool("D"), After: xen.AfterDestroy,
+		Limits: xen.Limits{Suspend: c.Duration("suspend-timeout")},
+	}
+	for flag, after := range map[string]xen.AfterSave{"c": xen.AfterResume, "p": xen.AfterPause, "s": xen.AfterNothing} {
+		if !c.Bool(flag) {
+			continue
+		}
+		if opts.After != xen.AfterDestroy {
+			return opts, usagef("save: -c, -p and -s exclude each other")
+		}
+		opts.After = after
+	}
+	if opts.Limits.Suspend < time.Second {
+		return opts, usagef("--suspend-timeout %s: it must be one second or more", opts.Limits.Suspend)
+	}
+	if c.Bool("z") || c.IsSet("codec") {
+		codec, err := savefmt.ParseBlockCodec(c.String("codec"))
+		if err != nil {
+			return opts, usagef("--codec: %v", err)
+		}
+		opts.Codec = &codec
+	}
+	return opts, nil
+}
+
+// saveTo saves the guest to the file of that name, and tells how it went.
+func saveTo(c *cli.Context, host xen.Host, dom xen.Domain, name string, opts xen.SaveOptions) (*xen.SaveReport, error) {
+	out := c.App.Writer
+	if name == pipeName {
+		out = os.Stderr
+	}
+	to, discard, err := openTarget(c.Context, name)
+	if err != nil {
+		return nil, err
+	}
+	defer discard()
+	show := newDisplay(out, os.Stderr, c.Bool(jsonFlag.Name))
+	opts.Observe = func(e xen.Event) {
+		if e.Kind != xen.EventRound || c.Bool(jsonFlag.Name) {
+			show.event(e)
+			return
+		}
+		show.endBar()
+		fmt.Fprintf(os.Stderr, "round %d: %d pages, %s in %s, %d dirtied meanwhile\n", e.Round.Round, e.Round.Pages-e.Round.Empty,
+			bytesText(e.Round.WireBytes), e.Round.Time.Round(time.Millisecond), e.Round.Dirty)
+	}
+	report, err := xen.Save(c.Context, host, dom, to, opts)
+	show.close()
+	if c.Bool(jsonFlag.Name) {
+		return report, joinOutput(err, encodeEnd(out, "save", report))
+	}
+	if err == nil {
+		fmt.Fprintf(out, "%s saved to %s in %s: %s written, paused for %s, %s\n", report.Guest.Name, name,
+			report.Total.Round(time.Millisecond), bytesText(uint64(report.Bytes)), report.Pause.Round(100*time.Microsecond), afterTexts[report.After])
+	}
+	return report, err
+}
+
+var afterTexts = map[xen.AfterSave]string{
+	xen.AfterDestroy: "and destroyed here", xen.AfterResume: "and runs on",
+	xen.AfterPause: "and is paused here", xen.AfterNothing: "and stays suspended here",
+}
+
+// encodeEnd writes the last JSON line of a command: its report.
+func encodeEnd(out io.Writer, what string, report any) error {
+	return json.NewEncoder(out).Encode(map[string]any{"event": xen.EventEnd, what: report})
+}
+
+// joinOutput prefers the error of the work to that of telling about it.
+func joinOutput(err, outputErr error) error {
+	if err != nil {
+		return err
+	}
+	return outputErr
+}
+
+// openTarget opens what a guest is saved to. discard removes what was not
+// committed.
+func openTarget(ctx context.Context, name string) (to xen.SaveTarget, discard func(), err error) {
+	if name != pipeName {
+		file, err := xen.CreateSaveFile(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		return file, file.Discard, nil
+	}
+	if term.IsTerminal(int(os.Stdout.Fd())) {
+		return nil, nil, usagef("a saved guest is not for a terminal: redirect standard output")
+	}
+	pipe, err := xen.OpenPipe(int(os.Stdout.Fd()), "standard output", pipeLimit)
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = pipe.Close() })
+	return pipe, func() { stop(); _ = pipe.Close() }, nil
+}
+
+// resumedBySave tells whether the guest was suspended and runs here again.
+func resumedBySave(report *xen.SaveReport, err error) bool {
+	if report == nil {
+		return false
+	}
+	if err == nil {
+		return report.After == xen.AfterResume || report.After == xen.AfterPause
+	}
+	return report.Outcome == xen.OutcomeAtSource && report.Suspended
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/xenferry/xenferry/xen"
+)
+
+// Migration from and to hosts that have stock xl only.
+
+// stockPossible tells whether the host that migrate names can have a stock xl:
+// it is reached by ssh, and the user has named no program to run there.
+func stockPossible(c *cli.Context) bool {
+	return c.String("s") != "" && !c.IsSet("receiver") && c.String("connect") == xenURI && !strings.HasPrefix(c.Args().Get(1), simPrefix)
+}
+
+// stockCommand returns the shell command that starts the stock receiver.
+func stockCommand(c *cli.Context, host string) string {
+	if c.String("s") == "" {
+		return host
+	}
+	flags := ""
+	for _, name := range []string{"e", "p"} {
+		if c.Bool(name) {
+			flags += " -" + name
+		}
+	}
+	return fmt.Sprintf("exec %s %s xl migrate-receive%s", c.String("s"), shellQuote(host), flags)
+}
+
+// migrateStock moves the guest as xl migrate does.
+func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions) error {
+	if args.Verify || args.MemoryHash {
+		return usagef("--debug and --memory-hash need xenferry at the other host too")
+	}
+	peer := c.Args().Get(1)
+	t, err := startTransport(stockCommand(c, peer))
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	dom, err := host.Open(c.Context, guest.Domid)
+	if err != nil {
+		return err
+	}
+	defer dom.Close()
+	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
+	report, err := xen.MigrateStock(c.Context, host, dom, t, xen.SaveOptions{
+		Config: args.Config, KeepDomid: args.KeepDomid, Policy: args.Policy, Limits: args.Limits, Observe: show.event,
+	})
+	show.close()
+	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
+		startMonitor(guest.Domid)
+	}
+	if c.Bool(jsonFlag.Name) {
+		return joinOutput(err, encodeEnd(c.App.Writer, "stock", report))
+	}
+	switch {
+	case err == nil:
+		fmt.Fprintf(c.App.Writer, "%s moved to stock xl at %s in %s: downtime %s, %d rounds, %s on the wire\n", guest.Name, peer,
+			report.Total.Round(time.Millisecond), report.Pause.Round(100*time.Microsecond), len(report.Rounds), bytesText(uint64(report.Bytes)))
+	case report.Outcome == xen.OutcomeInDoubt:
+		fmt.Fprintf(os.Stderr, inDoubtText, "guest "+guest.Name, peer, "this host", guest.Domid)
+	}
+	return err
+}
+
+func stockReceiveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "xl-receive",
+		Usage: "take in one guest from stock xl migrate",
+		Description: "Stdin and stdout are the connection to the sender, which is stock xl:\n" +
+			"   xl migrate -s '' db1 'ssh host2 xenferry xl-receive'",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background for the death of the domain"},
+			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused"},
+		},
+		OnUsageError: usageError,
+		Action:       stockReceive,
+	}
+}
+
+func stockReceive(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef("xl-receive takes no arguments")
+	}
+	host, err := openHost(c.Context, c.String("connect"))
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	conn, err := openStdio()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	report, err := xen.ReceiveStock(c.Context, host, conn, xen.RestoreOptions{LeavePaused: c.Bool("p"), Observe: logEvents})
+	if err != nil {
+		return err
+	}
+	logrus.Infof("guest %s is domain %d here", report.Name, report.Domid)
+	if c.String("connect") == xenURI && !c.Bool("e") {
+		startMonitor(report.Domid)
+	}
+	return nil
+}
+
+// stdPipes is standard input and output as one connection, whose Close ends a
+// Read or Write that blocks.
+type stdPipes struct{ in, out *xen.Pipe }
+
+func openStdio() (*stdPipes, error) {
+	in, err := xen.OpenPipe(int(os.Stdin.Fd()), "standard input", pipeLimit)
+	if err != nil {
+		return nil, err
+	}
+	out, err := xen.OpenPipe(int(os.Stdout.Fd()), "standard output", pipeLimit)
+	if err != nil {
+		return nil, errors.Join(err, in.Close())
+	}
+	return &stdPipes{in, out}, nil
+}
+
+func (p *stdPipes) Read(b []byte) (int, error)  { return p.in.Read(b) }
+func (p *stdPipes) Write(b []byte) (int, error) { return p.out.Write(b) }
+func (p *stdPipes) Close() error                { return errors.Join(p.in.Close(), p.out.Close()) }

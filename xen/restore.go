@@ -1,0 +1,321 @@
+package xen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// RestoreOptions says how a saved guest is restored.
+type RestoreOptions struct {
+	Config      []byte // instead of the one in the file, if set
+	LeavePaused bool
+	Limits      Limits
+	Observe     Observer
+}
+
+// RestoreReport is what a restore did, for people and for --json.
+type RestoreReport struct {
+	Name      string                 `json:"name"`
+	Type      GuestType              `json:"type"`
+	Domid     uint32                 `json:"domid"`
+	Xen       string                 `json:"xen"` // release of the host that saved it
+	Pages     uint64                 `json:"pages"`
+	Container *savefmt.ContainerInfo `json:"container,omitempty"`
+	Phases    []PhaseTime            `json:"phases"`
+	Total     time.Duration          `json:"total_ns"`
+	Running   bool                   `json:"running"`
+	Error     string                 `json:"error,omitempty"`
+	Code      Code                   `json:"code,omitempty"`
+}
+
+// restore is one restore of a guest.
+type restore struct {
+	host Host
+	in   *savefmt.Reader
+	opts RestoreOptions
+
+	phaseRunner
+	report   *RestoreReport
+	head     savefmt.Head
+	suffix   string // of the name that it is built under
+	incoming Incoming
+	left     bool   // it could not be destroyed
+	pages    uint64 // pfns are below it
+
+	static, final []savefmt.Record
+	loaded        bool // static
+	compared      bool // a VERIFY record has come: pages are there already
+	batch         *Batch
+	runs          [][]byte
+}
+
+// Restore builds the guest that was saved to in, a stock save file or a
+// container of one, and lets it run. On failure nothing of it is left. The
+// report is never nil. A Read of in that blocks must end when ctx does.
+func Restore(ctx context.Context, host Host, in io.Reader, opts RestoreOptions) (*RestoreReport, error) {
+	r := newRestore(host, in, opts)
+	begun := time.Now()
+	err := r.undo(r.runAll(ctx, append(r.build(), phase{"start", r.start})))
+	r.finishReport(begun, err)
+	return r.report, err
+}
+
+func newRestore(host Host, in io.Reader, opts RestoreOptions) *restore {
+	opts.Limits = opts.Limits.WithDefaults()
+	return &restore{
+		host: host, in: savefmt.NewReader(in), opts: opts,
+		phaseRunner: phaseRunner{observe: opts.Observe},
+		report:      &RestoreReport{}, batch: NewBatch(),
+	}
+}
+
+func (r *restore) finishReport(begun time.Time, err error) {
+	r.report.Container = r.in.Container()
+	r.report.Total, r.report.Phases = time.Since(begun), r.times
+	if err != nil {
+		r.report.Error, r.report.Code = err.Error(), CodeOf(err)
+	}
+}
+
+// build is the phases that make the guest, whole and paused.
+func (r *restore) build() []phase {
+	return []phase{
+		{"headers", r.open},
+		{"build", r.create},
+		{"memory", r.load},
+		{"final state", r.finish},
+	}
+}
+
+// undo frees what the restore holds, and after an error destroys the guest.
+func (r *restore) undo(err error) error {
+	defer r.in.Close()
+	if r.incoming == nil {
+		return err
+	}
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.Background(), r.opts.Limits.Undo)
+		defer cancel()
+		if destroyErr := r.incoming.Destroy(undo); destroyErr != nil {
+			r.left = true
+			err = errors.Join(err, fmt.Errorf("destroying the incomplete guest: %w", destroyErr))
+		}
+	}
+	return errors.Join(err, r.incoming.Close())
+}
+
+func (r *restore) open(context.Context) error {
+	var err error
+	if r.head, err = r.in.Open(); err != nil {
+		return err
+	}
+	if r.opts.Config != nil {
+		r.head.Config = r.opts.Config
+	}
+	if r.head.Config == nil {
+		return fmt.Errorf("this is a bare %s without the guest's configuration: name a configuration file", r.head.Outer)
+	}
+	return nil
+}
+
+// create begins to build the guest, under its name.
+func (r *restore) create(ctx context.Context) error {
+	spec, err := restoreSpec(r.head)
+	if err != nil {
+		return err
+	}
+	r.report.Name, r.report.Type = spec.Name, spec.Type
+	spec.Name += r.suffix
+	r.report.Xen = fmt.Sprintf("%d.%d", r.head.XenMajor, r.head.XenMinor)
+	r.pages = spec.Pages
+	limited, cancel := context.WithTimeout(ctx, r.opts.Limits.Handshake)
+	defer cancel()
+	if r.incoming, err = r.host.Receive(limited, spec); err != nil {
+		r.incoming = nil
+		return err
+	}
+	r.report.Domid = r.incoming.Domid()
+	return nil
+}
+
+// mmioPages is room for what is not memory in a guest's physical address
+// space: the hole below 4 GiB, and as much again for devices.
+const mmioPages = 2 << 20
+
+// restoreSpec makes the Spec of a saved guest. A stock file does not tell the
+// size of its address space, so that is bounded by what the configuration
+// allows.
+func restoreSpec(h savefmt.Head) (Spec, error) {
+	conf, err := savefmt.ParseGuestConfig(h.Kind, h.Config)
+	if err != nil {
+		return Spec{}, err
+	}
+	spec := Spec{Config: h.Config, Name: conf.Name, Type: GuestType(conf.Type), MemKiB: conf.MemKiB, Domid: conf.Domid}
+	switch {
+	case conf.Name == "":
+		return spec, errors.New("guest configuration: the guest has no name")
+	case conf.Type == string(TypePV):
+		return spec, fmt.Errorf("%w: %s is a PV guest; xl restore can restore it", ErrUnsupported, conf.Name)
+	case conf.Type == string(TypeSim):
+		spec.Pages = conf.MaxKiB / (PageSize / 1024)
+	default:
+		spec.Pages = min(conf.MaxKiB/(PageSize/1024)+mmioPages, MaxPages)
+	}
+	return spec, nil
+}
+
+// load takes the libxc stream, up to its END.
+func (r *restore) load(ctx context.Context) error {
+	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		item, err := r.in.Next()
+		if err != nil {
+			return err
+		}
+		if item.Layer != savefmt.LayerLibxc {
+			return fmt.Errorf("%w: a record of the %s inside the libxc stream", ErrCorrupt, item.Layer)
+		}
+		switch item.Type {
+		case savefmt.RecEnd:
+			return nil
+		case savefmt.RecCPUIDPolicy, savefmt.RecMSRPolicy:
+			r.static = append(r.static, savefmt.Record{Type: item.Type, Body: item.Body})
+		case savefmt.RecStaticDataEnd:
+			err = r.loadStatic(ctx)
+		case savefmt.RecPageData:
+			err = r.loadPages(ctx, item.Pages)
+		case savefmt.RecVerify:
+			r.compared = true
+			r.note("the file has a second copy of all memory, for comparison: it is passed over")
+		default:
+			if item.Body != nil && item.Type&savefmt.RecOptional == 0 {
+				r.final = append(r.final, savefmt.Record{Type: item.Type, Body: item.Body})
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *restore) loadStatic(ctx context.Context) error {
+	if r.loaded {
+		return nil
+	}
+	r.loaded = true
+	return r.incoming.LoadStatic(ctx, r.static)
+}
+
+// loadPages puts the pages of a record into the guest's memory.
+func (r *restore) loadPages(ctx context.Context, pages []savefmt.StockPage) error {
+	if err := r.loadStatic(ctx); err != nil { // version 2 has no STATIC_DATA_END
+		return err
+	}
+	if r.compared {
+		return nil
+	}
+	for len(pages) > 0 {
+		n, err := r.fillBatch(pages)
+		if err == nil {
+			err = r.loadBatch()
+		}
+		if err != nil {
+			return err
+		}
+		pages = pages[n:]
+		r.report.Pages += uint64(n)
+	}
+	return nil
+}
+
+// fillBatch makes a batch of the first pages, as far as they ascend.
+func (r *restore) fillBatch(pages []savefmt.StockPage) (int, error) {
+	b := r.batch
+	b.Reset()
+	for i, p := range pages {
+		pfn := p.PFN()
+		if pfn >= r.pages {
+			return 0, fmt.Errorf("%w: pfn %#x is beyond the %#x pages that the guest's configuration allows", ErrCorrupt, pfn, r.pages)
+		}
+		if i == BatchPages || i > 0 && pfn <= b.PFNs[i-1] {
+			break
+		}
+		b.PFNs = append(b.PFNs, pfn)
+		b.Types = append(b.Types, PageType(p.Type()))
+	}
+	b.Pages = b.Pages[:len(b.PFNs)]
+	return len(b.PFNs), nil
+}
+
+func (r *restore) loadBatch() error {
+	if err := r.incoming.Map(r.batch); err != nil {
+		return err
+	}
+	r.runs = r.runs[:0]
+	for _, page := range r.batch.Pages {
+		if page != nil {
+			r.runs = appendRun(r.runs, page)
+		}
+	}
+	err := r.in.ReadPages(r.runs)
+	if unmapErr := r.incoming.Unmap(r.batch); err == nil {
+		err = unmapErr
+	}
+	return err
+}
+
+// finish takes what follows the libxc stream, to the end of the file, and
+// completes the guest. Only now is the file known to be whole.
+func (r *restore) finish(ctx context.Context) error {
+	for {
+		item, err := r.in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil {
+			err = r.libxlItem(item)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	limited, cancel := context.WithTimeout(ctx, r.opts.Limits.Ready)
+	defer cancel()
+	return r.incoming.Finish(limited, r.final)
+}
+
+func (r *restore) libxlItem(item savefmt.Item) error {
+	switch item.Type {
+	case savefmt.LibxlEmulatorContext:
+		state, err := savefmt.DeviceModelState(item)
+		if err != nil {
+			return err
+		}
+		r.final = append(r.final, savefmt.Record{Type: savefmt.RecDeviceModel, Body: state})
+	case savefmt.LibxlEmulatorXenstore:
+		return fmt.Errorf("%w: the guest was saved with a QEMU of before 2018, which keeps its memory map in xenstore; xl restore can restore it", ErrUnsupported)
+	}
+	return nil
+}
+
+func (r *restore) start(ctx context.Context) error {
+	if r.opts.LeavePaused {
+		return nil
+	}
+	if err := r.incoming.Unpause(ctx); err != nil {
+		return err
+	}
+	r.report.Running = true
+	return nil
+}
+
+func (r *restore) note(text string) {
+	r.emit(Event{Kind: EventNote, Phase: r.current, Text: text})
+}

@@ -1,0 +1,380 @@
+package xen
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// AfterSave is what becomes of a guest whose save file is whole.
+type AfterSave string
+
+// What a guest can become.
+const (
+	AfterDestroy AfterSave = "destroy" // it lives on in the file only
+	AfterResume  AfterSave = "resume"  // it runs on
+	AfterPause   AfterSave = "pause"   // it is there, paused
+	AfterNothing AfterSave = "suspend" // it stays suspended
+)
+
+// Pauser is a Domain that can be left paused.
+type Pauser interface {
+	// ResumePaused ends a suspension as Resume does, but leaves the guest
+	// paused.
+	ResumePaused(ctx context.Context) error
+}
+
+// SaveTarget is where a saved guest is written to.
+type SaveTarget interface {
+	io.Writer
+	// Commit makes what was written last. Until then nobody may take it for a
+	// saved guest.
+	Commit() error
+}
+
+// SaveOptions says how a guest is saved.
+type SaveOptions struct {
+	Config    []byte    // write this configuration instead of Domain.Config, if set
+	Live      bool      // copy in rounds while the guest runs, suspend for the rest only
+	Policy    Policy    // when to suspend, with Live; default StockPolicy
+	After     AfterSave // default AfterDestroy
+	KeepDomid bool      // put the domid into the configuration
+	// Codec makes a container of blocks compressed with it; nil is what stock
+	// Xen reads.
+	Codec   *savefmt.BlockCodec
+	Limits  Limits
+	Observe Observer
+}
+
+// SaveReport is what a save did, for people and for --json.
+type SaveReport struct {
+	Guest  DomainInfo    `json:"guest"`
+	Format string        `json:"format"` // "xl", or the codec of the container
+	Bytes  int64         `json:"bytes"`  // written
+	Plain  int64         `json:"plain_bytes"`
+	Rounds []RoundStats  `json:"rounds"`
+	Phases []PhaseTime   `json:"phases"`
+	Total  time.Duration `json:"total_ns"`
+	// Pause is from the moment that the guest was known to have stopped until
+	// it was resumed; where it is not, until the file was whole.
+	Pause time.Duration `json:"pause_ns"`
+	After AfterSave     `json:"after"`
+	// Suspended: the guest was asked to suspend.
+	Suspended bool   `json:"suspended"`
+	Error     string `json:"error,omitempty"`
+	Code      Code   `json:"code,omitempty"`
+	// Outcome says where the guest is after a failure.
+	Outcome Outcome `json:"outcome,omitempty"`
+}
+
+// SaveError is the failure of a save: the cause, and where the guest is now.
+type SaveError struct {
+	What    string // "save", or "migration" to stock xl
+	Phase   string
+	Outcome Outcome // at source: it runs on; suspended: it could not be resumed; in doubt
+	Written bool    // the file is whole: only what was to follow has failed
+	Cause   error
+	Cleanup error // what else could not be put back, or nil
+}
+
+func (e *SaveError) Error() string {
+	text := fmt.Sprintf("%s failed (%s): %v", e.What, e.Phase, e.Cause)
+	if e.Written {
+		text = fmt.Sprintf("the %s is done, but then (%s): %v", e.What, e.Phase, e.Cause)
+	}
+	if e.Cleanup != nil {
+		text += fmt.Sprintf(" (and then: %v)", e.Cleanup)
+	}
+	return text
+}
+
+func (e *SaveError) Unwrap() error { return e.Cause }
+
+// save is one save of a guest.
+type save struct {
+	host Host
+	dom  Domain
+	to   SaveTarget
+	opts SaveOptions
+
+	phaseRunner
+	report  *SaveReport
+	packer  *savefmt.Packer // nil for a stock file
+	writer  *savefmt.Writer
+	dirty   Bitmap
+	entries []savefmt.StockPage
+	told    time.Time // last progress
+
+	written bool // the target is committed
+	resumed bool // the guest is as it is to be left, and not suspended
+	stopped time.Time
+	model   []byte // the device model's state
+}
+
+// Save writes the guest dom to a target. If it fails before the target is
+// committed, the guest runs on here. The error is a *SaveError. The end of ctx
+// cancels it, until the target is committed. The report is never nil.
+func Save(ctx context.Context, host Host, dom Domain, to SaveTarget, opts SaveOptions) (*SaveReport, error) {
+	opts.Limits = opts.Limits.WithDefaults()
+	if opts.Policy == nil {
+		opts.Policy = StockPolicy
+	}
+	if opts.After == "" {
+		opts.After = AfterDestroy
+	}
+	s := &save{
+		host: host, dom: dom, to: to, opts: opts,
+		phaseRunner: phaseRunner{observe: opts.Observe},
+		report:      &SaveReport{Format: "xl", After: opts.After},
+	}
+	begun := time.Now()
+	err := s.run(ctx)
+	s.report.Total, s.report.Phases = time.Since(begun), s.times
+	var failure *SaveError
+	if errors.As(err, &failure) {
+		s.report.Error, s.report.Code, s.report.Outcome = failure.Error(), CodeOf(failure), failure.Outcome
+	}
+	return s.report, err
+}
+
+func (s *save) run(ctx context.Context) error {
+	defer s.stopPacker()
+	live := []phase{{"log-dirty", s.startLogDirty}, {"copy", s.copyLive}}
+	if !s.opts.Live {
+		live = nil
+	}
+	phases := append([]phase{{PhaseHello, s.hello}, {"headers", s.start}}, live...)
+	phases = append(phases, []phase{
+		{"suspend", s.suspend},
+		{"last pages", s.copyLast},
+		{"final state", s.finalState},
+	}...)
+	after, file := phase{string(s.opts.After), s.after}, phase{"file", s.commit}
+	if s.opts.After == AfterResume || s.opts.After == AfterPause {
+		// It is to run on in any case: why should it wait for the disk?
+		phases = append(phases, after)
+		after.run = nil
+	}
+	err := s.runAll(ctx, append(phases, file))
+	if err == nil && after.run != nil {
+		// The file is whole: from here on a cancel comes too late.
+		err = s.runAll(context.WithoutCancel(ctx), []phase{after})
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+func (s *save) stopPacker() {
+	if s.packer != nil {
+		s.packer.Abort() // harmless after Close
+	}
+}
+
+// hello looks whether the guest can be saved, before anything is touched.
+func (s *save) hello(ctx context.Context) error {
+	info, err := s.dom.Info(ctx)
+	if err != nil {
+		return err
+	}
+	s.report.Guest = info
+	if info.State != StateRunning {
+		return fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be saved", info.Name, info.State)
+	}
+	if _, ok := s.dom.(Pauser); s.opts.After == AfterPause && !ok {
+		return fmt.Errorf("%w: this host cannot leave a guest paused", ErrUnsupported)
+	}
+	if s.opts.Config == nil {
+		if s.opts.Config, err = s.dom.Config(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// guestKinds are the kinds in a stream's header by the type of the guest.
+var guestKinds = map[GuestType]savefmt.GuestKind{
+	TypePVH: savefmt.KindHVM, TypeHVM: savefmt.KindHVM, TypeSim: savefmt.KindSim,
+}
+
+// start writes everything that comes before the pages.
+func (s *save) start(ctx context.Context) error {
+	head, err := s.head(ctx)
+	if err != nil {
+		return err
+	}
+	var out io.Writer = s.to
+	if s.opts.Codec != nil {
+		s.packer = savefmt.NewPacker(s.to, *s.opts.Codec)
+		out = s.packer
+		s.report.Format = s.opts.Codec.String()
+	}
+	s.writer = savefmt.NewWriter(out)
+	if err := s.writer.Start(head); err != nil {
+		return err
+	}
+	static, err := s.dom.StaticState(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range append(static, savefmt.Record{Type: savefmt.RecStaticDataEnd}) {
+		if err := s.writer.Record(r); err != nil {
+			return err
+		}
+	}
+	s.dirty = NewBitmap(s.dom.Pages())
+	s.dirty.SetAll(s.dom.Pages())
+	return nil
+}
+
+func (s *save) head(ctx context.Context) (savefmt.Head, error) {
+	h := savefmt.Head{Outer: savefmt.LayerXL, Config: s.opts.Config}
+	var known bool
+	if h.Kind, known = guestKinds[s.report.Guest.Type]; !known {
+		return h, fmt.Errorf("%w: a guest of type %s cannot be saved", ErrUnsupported, s.report.Guest.Type)
+	}
+	host, err := s.host.Info(ctx)
+	if err != nil {
+		return h, err
+	}
+	if h.Kind == savefmt.KindSim {
+		return h, nil
+	}
+	if n, _ := fmt.Sscanf(host.Hypervisor, "Xen %d.%d", &h.XenMajor, &h.XenMinor); n != 2 {
+		return h, fmt.Errorf("the hypervisor calls itself %q, which names no Xen release", host.Hypervisor)
+	}
+	domid := uint32(0)
+	if s.opts.KeepDomid {
+		domid = s.report.Guest.Domid
+	}
+	h.Config, err = configWithDomid(h.Config, domid)
+	return h, err
+}
+
+// configWithDomid sets the domid in a libxl_domain_config: xl restore would
+// otherwise insist on the one that the guest has now. 0 is any.
+func configWithDomid(config []byte, domid uint32) ([]byte, error) {
+	var all, create map[string]json.RawMessage
+	err := json.Unmarshal(config, &all)
+	if err == nil {
+		err = json.Unmarshal(all["c_info"], &create)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("guest configuration: %w", err)
+	}
+	if create == nil {
+		return nil, errors.New("guest configuration: it has no c_info")
+	}
+	delete(create, "domid")
+	if domid != 0 {
+		create["domid"] = fmt.Append(nil, domid)
+	}
+	if all["c_info"], err = json.Marshal(create); err != nil {
+		return nil, err
+	}
+	return json.Marshal(all)
+}
+
+func (s *save) startLogDirty(ctx context.Context) error { return s.dom.StartLogDirty(ctx) }
+
+// suspend stops the guest.
+func (s *save) suspend(ctx context.Context) error {
+	s.report.Suspended = true // or about to be
+	limited, cancel := context.WithTimeoutCause(ctx, s.opts.Limits.Suspend,
+		fmt.Errorf("%w within %s", ErrSuspendRefused, s.opts.Limits.Suspend))
+	defer cancel()
+	if err := s.dom.Suspend(limited); err != nil {
+		return err
+	}
+	s.stopped = time.Now()
+	return nil
+}
+
+// finalState writes what comes after the pages.
+func (s *save) finalState(ctx context.Context) error {
+	records, err := s.dom.FinalState(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.Type == savefmt.RecDeviceModel {
+			s.model = r.Body // it belongs behind the inner stream
+			continue
+		}
+		if err := s.writer.Record(r); err != nil {
+			return err
+		}
+	}
+	return s.writer.Finish(s.model)
+}
+
+// commit makes the file last.
+func (s *save) commit(context.Context) error {
+	s.report.Plain, s.report.Bytes = s.writer.Written(), s.writer.Written()
+	if s.packer != nil {
+		if err := s.packer.Close(); err != nil {
+			return err
+		}
+		s.report.Bytes = s.packer.Written()
+	}
+	if err := s.to.Commit(); err != nil {
+		return err
+	}
+	s.written = true
+	if !s.resumed {
+		s.report.Pause = time.Since(s.stopped)
+	}
+	return nil
+}
+
+// after does with the guest what was asked for.
+func (s *save) after(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Limits.Undo)
+	defer cancel()
+	var err error
+	switch s.opts.After {
+	case AfterDestroy:
+		err = s.dom.Destroy(ctx)
+	case AfterResume:
+		err = errors.Join(s.dom.Resume(ctx), s.dom.StopLogDirty(ctx))
+	case AfterPause:
+		err = errors.Join(s.dom.(Pauser).ResumePaused(ctx), s.dom.StopLogDirty(ctx))
+	case AfterNothing:
+		err = s.dom.StopLogDirty(ctx)
+	}
+	if s.opts.After == AfterResume || s.opts.After == AfterPause {
+		s.report.Pause = time.Since(s.stopped)
+	}
+	s.resumed = err == nil && s.opts.After != AfterNothing
+	return err
+}
+
+// fail makes the guest run on, unless its file is whole: then it stays as it
+// is, for there must not be two of it by accident.
+func (s *save) fail(cause error) *SaveError {
+	failure := &SaveError{What: "save", Phase: s.current, Cause: cause, Outcome: OutcomeAtSource, Written: s.written}
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
+	defer cancel()
+	switch {
+	case errors.Is(cause, errDoubt):
+		failure.Outcome = OutcomeInDoubt
+		return failure
+	case s.resumed: // it is there, and only the file is not
+	case s.written:
+		failure.Outcome = OutcomeSuspended
+	case s.report.Suspended:
+		if err := s.dom.Resume(ctx); err != nil {
+			failure.Outcome, failure.Cleanup = OutcomeSuspended, fmt.Errorf("resuming it failed: %w", err)
+		}
+	}
+	if err := s.dom.StopLogDirty(ctx); err != nil {
+		failure.Cleanup = errors.Join(failure.Cleanup, err)
+	}
+	return failure
+}
