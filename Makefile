@@ -28,6 +28,10 @@ test: ## all tests that need no hypervisor
 	$(GO) vet $(TAGS) ./...
 	$(GO) test $(TAGS) $(RACE) -timeout 10m ./...
 
+.PHONY: bench
+bench: ## Go benchmarks of the page path, each for a moment
+	$(GO) test -run '^$$' -bench . -benchtime 300ms ./savefmt ./xen
+
 lint: ## gofmt, vet and staticcheck, with and without Xen support; shellcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./... && $(GO) vet -tags lab ./scripts/...
