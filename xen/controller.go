@@ -94,24 +94,36 @@ const (
 	gainToStay     = 1.05 // over sending pages as they are
 )
 
+// The same for a host without a core to spare: there the link may look slow
+// only because the ends get too little of the cores, and compressing leaves
+// them less.
+const (
+	gainToCompressBusy = 1.6
+	gainToStayBusy     = 1.4
+)
+
 // bestMethod returns which of rates moves the guest soonest. Rates go from the
 // fastest to the strongest, current is the one in use. link is in bytes a
-// second, infinite if nothing is known of it.
-func bestMethod(link float64, rates []methodRate, current int) int {
+// second, infinite if nothing is known of it. busy: no core here is idle.
+func bestMethod(link float64, rates []methodRate, current int, busy bool) int {
 	if math.IsInf(link, 1) {
 		return 0 // the fastest finds out soonest
+	}
+	compress, stay := gainToCompress, gainToStay
+	if busy {
+		compress, stay = gainToCompressBusy, gainToStayBusy
 	}
 	best, bar := current, rates[current].throughput(link)
 	for i, r := range rates {
 		need := gainToChange
 		if best == 0 && i > 0 {
-			need = gainToCompress
+			need = compress
 		}
 		if t := r.throughput(link); t > bar*need {
 			best, bar = i, t
 		}
 	}
-	if best > 0 && bar < rates[0].throughput(link)*gainToStay {
+	if best > 0 && bar < rates[0].throughput(link)*stay {
 		return 0
 	}
 	return best

@@ -4,12 +4,14 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
 )
 
 // simLink is a link, and what each of autoMethods does at this host.
 type simLink struct {
+	busy  bool // no idle core
 	lanes int
 	link  float64 // bytes a second
 	rates []methodRate
@@ -29,7 +31,7 @@ func (s simLink) run(t *testing.T) (got, want int) {
 		known[got].measured = true
 		rates := slices.Clone(known)
 		complete(autoMethods, s.lanes, rates)
-		last, got = got, bestMethod(link, rates, got)
+		last, got = got, bestMethod(link, rates, got, s.busy)
 		if math.IsInf(link, 1) {
 			link, last = s.link, -1 // known as soon as something was sent
 		}
@@ -57,15 +59,16 @@ func TestControllerSettles(t *testing.T) {
 		sim  simLink
 		want string // "" : any that is as good as the best
 	}{
-		{"100 Mbit/s", simLink{2, 12e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
-		{"1 Gbit/s", simLink{2, 118e6, rates(1, 1, 2.3, 3.2, 3.5)}, ""},
-		{"2.5 Gbit/s", simLink{2, 295e6, rates(1, 1, 2.3, 3.2, 3.5)}, "s2"},
-		{"10 Gbit/s", simLink{2, 1180e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
-		{"10 Gbit/s, many cores", simLink{8, 1180e6, rates(4, 1, 2.3, 3.2, 3.5)}, "s2"},
-		{"loopback", simLink{2, 2500e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
-		{"1 Gbit/s, slow cores", simLink{2, 118e6, rates(0.1, 1, 2.3, 3.2, 3.5)}, "off"},
-		{"1 Gbit/s, incompressible", simLink{2, 118e6, rates(1, 1, 1, 1.01, 1.01)}, "off"},
-		{"slow receiver", simLink{2, 60e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
+		{"100 Mbit/s", simLink{false, 2, 12e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
+		{"1 Gbit/s", simLink{false, 2, 118e6, rates(1, 1, 2.3, 3.2, 3.5)}, ""},
+		{"2.5 Gbit/s", simLink{false, 2, 295e6, rates(1, 1, 2.3, 3.2, 3.5)}, "s2"},
+		{"10 Gbit/s", simLink{false, 2, 1180e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"10 Gbit/s, many cores", simLink{false, 8, 1180e6, rates(4, 1, 2.3, 3.2, 3.5)}, "s2"},
+		{"loopback", simLink{false, 2, 2500e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"1 Gbit/s, slow cores", simLink{false, 2, 118e6, rates(0.1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"1 Gbit/s, incompressible", simLink{false, 2, 118e6, rates(1, 1, 1, 1.01, 1.01)}, "off"},
+		{"1 Gbit/s, busy host", simLink{true, 2, 118e6, rates(0.6, 1, 2.3, 3.2, 3.5)}, ""},
+		{"slow receiver", simLink{false, 2, 60e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -84,10 +87,10 @@ func TestControllerSettles(t *testing.T) {
 // TestControllerKeeps: a gain that is within what figures waver is none.
 func TestControllerKeeps(t *testing.T) {
 	rates := []methodRate{{speed: 8e9, ratio: 1}, {speed: 500e6, ratio: 2}, {speed: 240e6, ratio: 2.05}, {speed: 100e6, ratio: 2.1}}
-	if got := bestMethod(118e6, rates, 1); got != 1 {
+	if got := bestMethod(118e6, rates, 1, false); got != 1 {
 		t.Errorf("changed from s2 to %s for 2%%", autoMethods[got])
 	}
-	if got := bestMethod(math.Inf(1), rates, 3); got != 0 {
+	if got := bestMethod(math.Inf(1), rates, 3, false); got != 0 {
 		t.Errorf("nothing is known of the link, and %s was chosen", autoMethods[got])
 	}
 }
@@ -149,5 +152,40 @@ func TestCompressionText(t *testing.T) {
 		if _, err := savefmt.NewEncoder(m); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestControllerBusy: a link that looks slow on a host without an idle core is
+// not taken at its word, where little would be gained.
+func TestControllerBusy(t *testing.T) {
+	rates := []methodRate{{speed: 8e9, ratio: 1}, {speed: 550e6, ratio: 2.3}, {speed: 300e6, ratio: 3.2}, {speed: 200e6, ratio: 3.5}}
+	for _, tt := range []struct {
+		current int
+		busy    bool
+		want    int
+	}{{0, true, 0}, {0, false, 1}, {1, true, 0}, {1, false, 1}} {
+		if got := bestMethod(400e6, rates, tt.current, tt.busy); got != tt.want {
+			t.Errorf("from %s, busy %v: %s", autoMethods[tt.current], tt.busy, autoMethods[got])
+		}
+	}
+}
+
+func TestHostLoad(t *testing.T) {
+	now := time.Unix(1000, 0)
+	h := &hostLoad{}
+	for _, tt := range []struct {
+		stat string
+		busy bool
+	}{
+		{"cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 1 1 1\n", true}, // nothing is known yet
+		{"cpu  110 0 110 880 0 0 0 0 0 0\n", false},
+		{"cpu  200 0 120 882 0 0 0 0 0 0\n", true},
+		{"nonsense", true},
+	} {
+		h.read = func() ([]byte, error) { return []byte(tt.stat), nil }
+		if got := h.busy(now); got != tt.busy {
+			t.Errorf("%q: busy %v", tt.stat, got)
+		}
+		now = now.Add(loadWindow)
 	}
 }

@@ -18,6 +18,7 @@ type tuner struct {
 	mu      sync.Mutex
 	rates   []laneRate
 	link    linkMeter
+	load    *hostLoad
 	cap     func() float64 // bytes a second that may be sent
 	current int
 }
@@ -49,7 +50,7 @@ const (
 )
 
 func newTuner(c Compression, lanes int) *tuner {
-	t := &tuner{methods: autoMethods, fixed: c.Fixed, lanes: lanes, cap: func() float64 { return math.Inf(1) }}
+	t := &tuner{methods: autoMethods, fixed: c.Fixed, lanes: lanes, load: newHostLoad(), cap: func() float64 { return math.Inf(1) }}
 	if c.Fixed {
 		t.methods = []savefmt.Method{{Codec: savefmt.CodecRaw}}
 		if c.Method.Codec != savefmt.CodecRaw {
@@ -99,7 +100,7 @@ func (t *tuner) decide(now time.Time) {
 		})
 	}
 	complete(t.methods, t.lanes, rates)
-	t.current = bestMethod(min(t.link.speed(), t.cap()), rates, t.current)
+	t.current = bestMethod(min(t.link.speed(), t.cap()), rates, t.current, t.load.busy(now))
 }
 
 // linkMeter measures what the link takes, from what was written and what of it
