@@ -20,6 +20,7 @@ type simLink struct {
 // run lets the controller choose until it stays, and returns its choice and
 // the best one. It measures only what it uses.
 func (s simLink) run(t *testing.T) (got, want int) {
+	withLink(s.link, s.rates)
 	known := make([]methodRate, len(s.rates))
 	link := math.Inf(1) // nothing is known
 	last := -1
@@ -30,18 +31,27 @@ func (s simLink) run(t *testing.T) (got, want int) {
 		known[got] = s.rates[got]
 		known[got].measured = true
 		rates := slices.Clone(known)
+		withLink(link, rates)
 		complete(autoMethods, s.lanes, rates)
-		last, got = got, bestMethod(link, rates, got, s.busy)
+		last, got = got, bestMethod(rates, got, s.busy)
 		if math.IsInf(link, 1) {
 			link, last = s.link, -1 // known as soon as something was sent
 		}
 	}
 	for i, r := range s.rates {
-		if r.throughput(s.link) > s.rates[want].throughput(s.link) {
+		if r.throughput() > s.rates[want].throughput() {
 			want = i
 		}
 	}
 	return got, want
+}
+
+// withLink sets the speed of the link for all methods.
+func withLink(link float64, rates []methodRate) []methodRate {
+	for i := range rates {
+		rates[i].link = link
+	}
+	return rates
 }
 
 func TestControllerSettles(t *testing.T) {
@@ -73,8 +83,8 @@ func TestControllerSettles(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got, best := tt.sim.run(t)
-			reached := tt.sim.rates[got].throughput(tt.sim.link)
-			if most := tt.sim.rates[best].throughput(tt.sim.link); reached < most/1.03 {
+			reached := tt.sim.rates[got].throughput()
+			if most := tt.sim.rates[best].throughput(); reached < most/1.03 {
 				t.Errorf("settled on %s with %.0f MB/s, %s has %.0f", autoMethods[got], reached/1e6, autoMethods[best], most/1e6)
 			}
 			if tt.want != "" && autoMethods[got].String() != tt.want {
@@ -87,10 +97,10 @@ func TestControllerSettles(t *testing.T) {
 // TestControllerKeeps: a gain that is within what figures waver is none.
 func TestControllerKeeps(t *testing.T) {
 	rates := []methodRate{{speed: 8e9, ratio: 1}, {speed: 500e6, ratio: 2}, {speed: 240e6, ratio: 2.05}, {speed: 100e6, ratio: 2.1}}
-	if got := bestMethod(118e6, rates, 1, false); got != 1 {
+	if got := bestMethod(withLink(118e6, rates), 1, false); got != 1 {
 		t.Errorf("changed from s2 to %s for 2%%", autoMethods[got])
 	}
-	if got := bestMethod(math.Inf(1), rates, 3, false); got != 0 {
+	if got := bestMethod(withLink(math.Inf(1), rates), 3, false); got != 0 {
 		t.Errorf("nothing is known of the link, and %s was chosen", autoMethods[got])
 	}
 }
@@ -164,7 +174,7 @@ func TestControllerBusy(t *testing.T) {
 		busy    bool
 		want    int
 	}{{0, true, 0}, {0, false, 1}, {1, true, 0}, {1, false, 1}} {
-		if got := bestMethod(400e6, rates, tt.current, tt.busy); got != tt.want {
+		if got := bestMethod(withLink(400e6, rates), tt.current, tt.busy); got != tt.want {
 			t.Errorf("from %s, busy %v: %s", autoMethods[tt.current], tt.busy, autoMethods[got])
 		}
 	}
