@@ -36,6 +36,10 @@ fuzz: ## every decoder with random input, FUZZTIME=5m each
 faults: ## every fault at every point of a migration, singly, and 100,000 pairs of them
 	$(GO) test ./xen/faults -v -all -seeds 100000 -timeout 20m
 
+.PHONY: bench
+bench: ## Go benchmarks of the page path, each for a moment
+	$(GO) test -run '^$$' -bench . -benchtime 300ms ./savefmt ./xen
+
 lint: ## gofmt, vet and staticcheck, with and without Xen support; shellcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./... && $(GO) vet -tags lab ./scripts/...

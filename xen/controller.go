@@ -16,12 +16,13 @@ import (
 // bytes of pages a second: the encoders work while the link does, so the slower
 // of the two counts, and what a stronger method costs matters only where the
 // encoders are the slower. The speed of the link is what the other end takes,
-// its decoders included.
+// its decoders included, so each method has its own.
 
 // methodRate is what is known of a method.
 type methodRate struct {
 	speed    float64 // bytes of pages a second, of all lanes together
 	ratio    float64 // bytes of pages for each byte that travels
+	link     float64 // bytes a second that travel, while this method is used; infinite if unknown
 	measured bool    // lately; else it is derived from others
 }
 
@@ -59,6 +60,7 @@ func complete(methods []savefmt.Method, lanes int, rates []methodRate) {
 		}
 		p := prior(methods[i])
 		p.speed *= float64(lanes)
+		p.link = rates[i].link
 		if k := nearestMeasured(methods, rates, i); k >= 0 && p.ratio > 1 {
 			q := prior(methods[k])
 			p.speed *= rates[k].speed / (q.speed * float64(lanes))
@@ -83,7 +85,7 @@ func nearestMeasured(methods []savefmt.Method, rates []methodRate, i int) int {
 func abs(n int) int { return max(n, -n) }
 
 // throughput predicts bytes of pages a second.
-func (r methodRate) throughput(link float64) float64 { return min(r.speed, link*r.ratio) }
+func (r methodRate) throughput() float64 { return min(r.speed, r.link*r.ratio) }
 
 // A change of method must promise this much, or figures that waver make the
 // choice do so too. To begin to compress must promise more: it costs this host
@@ -94,24 +96,36 @@ const (
 	gainToStay     = 1.05 // over sending pages as they are
 )
 
+// The same for a host without a core to spare: there the link may look slow
+// only because the ends get too little of the cores, and compressing leaves
+// them less.
+const (
+	gainToCompressBusy = 1.6
+	gainToStayBusy     = 1.4
+)
+
 // bestMethod returns which of rates moves the guest soonest. Rates go from the
-// fastest to the strongest, current is the one in use. link is in bytes a
-// second, infinite if nothing is known of it.
-func bestMethod(link float64, rates []methodRate, current int) int {
-	if math.IsInf(link, 1) {
+// fastest to the strongest, current is the one in use. busy: no core here is
+// idle.
+func bestMethod(rates []methodRate, current int, busy bool) int {
+	if math.IsInf(rates[current].link, 1) {
 		return 0 // the fastest finds out soonest
 	}
-	best, bar := current, rates[current].throughput(link)
+	compress, stay := gainToCompress, gainToStay
+	if busy {
+		compress, stay = gainToCompressBusy, gainToStayBusy
+	}
+	best, bar := current, rates[current].throughput()
 	for i, r := range rates {
 		need := gainToChange
 		if best == 0 && i > 0 {
-			need = gainToCompress
+			need = compress
 		}
-		if t := r.throughput(link); t > bar*need {
+		if t := r.throughput(); t > bar*need {
 			best, bar = i, t
 		}
 	}
-	if best > 0 && bar < rates[0].throughput(link)*gainToStay {
+	if best > 0 && bar < rates[0].throughput()*stay {
 		return 0
 	}
 	return best

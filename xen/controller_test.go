@@ -4,12 +4,14 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
 )
 
 // simLink is a link, and what each of autoMethods does at this host.
 type simLink struct {
+	busy  bool // no idle core
 	lanes int
 	link  float64 // bytes a second
 	rates []methodRate
@@ -18,6 +20,7 @@ type simLink struct {
 // run lets the controller choose until it stays, and returns its choice and
 // the best one. It measures only what it uses.
 func (s simLink) run(t *testing.T) (got, want int) {
+	withLink(s.link, s.rates)
 	known := make([]methodRate, len(s.rates))
 	link := math.Inf(1) // nothing is known
 	last := -1
@@ -28,18 +31,27 @@ func (s simLink) run(t *testing.T) (got, want int) {
 		known[got] = s.rates[got]
 		known[got].measured = true
 		rates := slices.Clone(known)
+		withLink(link, rates)
 		complete(autoMethods, s.lanes, rates)
-		last, got = got, bestMethod(link, rates, got)
+		last, got = got, bestMethod(rates, got, s.busy)
 		if math.IsInf(link, 1) {
 			link, last = s.link, -1 // known as soon as something was sent
 		}
 	}
 	for i, r := range s.rates {
-		if r.throughput(s.link) > s.rates[want].throughput(s.link) {
+		if r.throughput() > s.rates[want].throughput() {
 			want = i
 		}
 	}
 	return got, want
+}
+
+// withLink sets the speed of the link for all methods.
+func withLink(link float64, rates []methodRate) []methodRate {
+	for i := range rates {
+		rates[i].link = link
+	}
+	return rates
 }
 
 func TestControllerSettles(t *testing.T) {
@@ -57,21 +69,22 @@ func TestControllerSettles(t *testing.T) {
 		sim  simLink
 		want string // "" : any that is as good as the best
 	}{
-		{"100 Mbit/s", simLink{2, 12e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
-		{"1 Gbit/s", simLink{2, 118e6, rates(1, 1, 2.3, 3.2, 3.5)}, ""},
-		{"2.5 Gbit/s", simLink{2, 295e6, rates(1, 1, 2.3, 3.2, 3.5)}, "s2"},
-		{"10 Gbit/s", simLink{2, 1180e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
-		{"10 Gbit/s, many cores", simLink{8, 1180e6, rates(4, 1, 2.3, 3.2, 3.5)}, "s2"},
-		{"loopback", simLink{2, 2500e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
-		{"1 Gbit/s, slow cores", simLink{2, 118e6, rates(0.1, 1, 2.3, 3.2, 3.5)}, "off"},
-		{"1 Gbit/s, incompressible", simLink{2, 118e6, rates(1, 1, 1, 1.01, 1.01)}, "off"},
-		{"slow receiver", simLink{2, 60e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
+		{"100 Mbit/s", simLink{false, 2, 12e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
+		{"1 Gbit/s", simLink{false, 2, 118e6, rates(1, 1, 2.3, 3.2, 3.5)}, ""},
+		{"2.5 Gbit/s", simLink{false, 2, 295e6, rates(1, 1, 2.3, 3.2, 3.5)}, "s2"},
+		{"10 Gbit/s", simLink{false, 2, 1180e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"10 Gbit/s, many cores", simLink{false, 8, 1180e6, rates(4, 1, 2.3, 3.2, 3.5)}, "s2"},
+		{"loopback", simLink{false, 2, 2500e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"1 Gbit/s, slow cores", simLink{false, 2, 118e6, rates(0.1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"1 Gbit/s, incompressible", simLink{false, 2, 118e6, rates(1, 1, 1, 1.01, 1.01)}, "off"},
+		{"1 Gbit/s, busy host", simLink{true, 2, 118e6, rates(0.6, 1, 2.3, 3.2, 3.5)}, ""},
+		{"slow receiver", simLink{false, 2, 60e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got, best := tt.sim.run(t)
-			reached := tt.sim.rates[got].throughput(tt.sim.link)
-			if most := tt.sim.rates[best].throughput(tt.sim.link); reached < most/1.03 {
+			reached := tt.sim.rates[got].throughput()
+			if most := tt.sim.rates[best].throughput(); reached < most/1.03 {
 				t.Errorf("settled on %s with %.0f MB/s, %s has %.0f", autoMethods[got], reached/1e6, autoMethods[best], most/1e6)
 			}
 			if tt.want != "" && autoMethods[got].String() != tt.want {
@@ -84,10 +97,10 @@ func TestControllerSettles(t *testing.T) {
 // TestControllerKeeps: a gain that is within what figures waver is none.
 func TestControllerKeeps(t *testing.T) {
 	rates := []methodRate{{speed: 8e9, ratio: 1}, {speed: 500e6, ratio: 2}, {speed: 240e6, ratio: 2.05}, {speed: 100e6, ratio: 2.1}}
-	if got := bestMethod(118e6, rates, 1); got != 1 {
+	if got := bestMethod(withLink(118e6, rates), 1, false); got != 1 {
 		t.Errorf("changed from s2 to %s for 2%%", autoMethods[got])
 	}
-	if got := bestMethod(math.Inf(1), rates, 3); got != 0 {
+	if got := bestMethod(withLink(math.Inf(1), rates), 3, false); got != 0 {
 		t.Errorf("nothing is known of the link, and %s was chosen", autoMethods[got])
 	}
 }
@@ -149,5 +162,40 @@ func TestCompressionText(t *testing.T) {
 		if _, err := savefmt.NewEncoder(m); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestControllerBusy: a link that looks slow on a host without an idle core is
+// not taken at its word, where little would be gained.
+func TestControllerBusy(t *testing.T) {
+	rates := []methodRate{{speed: 8e9, ratio: 1}, {speed: 550e6, ratio: 2.3}, {speed: 300e6, ratio: 3.2}, {speed: 200e6, ratio: 3.5}}
+	for _, tt := range []struct {
+		current int
+		busy    bool
+		want    int
+	}{{0, true, 0}, {0, false, 1}, {1, true, 0}, {1, false, 1}} {
+		if got := bestMethod(withLink(400e6, rates), tt.current, tt.busy); got != tt.want {
+			t.Errorf("from %s, busy %v: %s", autoMethods[tt.current], tt.busy, autoMethods[got])
+		}
+	}
+}
+
+func TestHostLoad(t *testing.T) {
+	now := time.Unix(1000, 0)
+	h := &hostLoad{}
+	for _, tt := range []struct {
+		stat string
+		busy bool
+	}{
+		{"cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 1 1 1\n", true}, // nothing is known yet
+		{"cpu  110 0 110 880 0 0 0 0 0 0\n", false},
+		{"cpu  200 0 120 882 0 0 0 0 0 0\n", true},
+		{"nonsense", true},
+	} {
+		h.read = func() ([]byte, error) { return []byte(tt.stat), nil }
+		if got := h.busy(now); got != tt.busy {
+			t.Errorf("%q: busy %v", tt.stat, got)
+		}
+		now = now.Add(loadWindow)
 	}
 }

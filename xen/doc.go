@@ -7,8 +7,10 @@
 // suite in xen/conformance.
 //
 // A migration is two flat lists of phases, one an end: see source.go and
-// destination.go. They speak over one control connection (control.go) and N
-// data connections (data.go); the bytes of both are frames of package savefmt.
+// destination.go. They speak over one control connection (link.go) and N data
+// connections (stream.go); the bytes of both are frames of package savefmt.
+// Pages go from sender.go through the lanes of lane.go to receiver.go;
+// controller.go chooses how they are encoded.
 // Which side may run the guest is decided by the transition tables of package
 // fallback, nowhere else.
 package xen

@@ -49,10 +49,12 @@ func newKeyPair() (*keyPair, error) {
 
 func (k *keyPair) config(peer string) *tls.Config {
 	return &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		Certificates:       []tls.Certificate{k.cert},
-		ClientAuth:         tls.RequireAnyClientCert,
-		InsecureSkipVerify: true, // replaced by the pin in VerifyConnection
+		MinVersion: tls.VersionTLS13,
+		// Pages are not a web site: full records from the first byte.
+		DynamicRecordSizingDisabled: true,
+		Certificates:                []tls.Certificate{k.cert},
+		ClientAuth:                  tls.RequireAnyClientCert,
+		InsecureSkipVerify:          true, // replaced by the pin in VerifyConnection
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
 				return errors.New("the other end showed no key")

@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -183,10 +185,10 @@ func BenchmarkPipeline(b *testing.B) {
 	}
 }
 
-// BenchmarkHandOver is what a lane costs besides the work: batches of one
-// hole each, so that nothing is read or written.
+// BenchmarkHandOver is what a lane costs besides the work: empty jobs go
+// through both hand-overs.
 func BenchmarkHandOver(b *testing.B) {
-	l := &lane{out: nullWriter{}, free: make(chan *job, jobsPerLane)}
+	l := &lane{s: &sender{}, out: nullWriter{}, free: make(chan *job, jobsPerLane)}
 	for range jobsPerLane {
 		l.free <- &job{batch: NewBatch()}
 	}
@@ -262,4 +264,35 @@ func TestMethodsChange(t *testing.T) {
 	if err := mem.settled(); err != nil || !bytes.Equal(in.mem, dom.mem) {
 		t.Errorf("memory differs (%v)", err)
 	}
+}
+
+// TestSenderMemory holds docs/operations.md to its word: what a connection
+// costs the source, with all its encoders in use.
+func TestSenderMemory(t *testing.T) {
+	const lanes, most = 4, 25 << 20
+	dom := benchDomain(4096)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	s, err := newSender(dom, slices.Repeat([]frameWriter{nullWriter{}}, lanes), Compression{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tuner.link.begun = time.Now().Add(time.Hour)
+	all := NewBitmap(dom.Pages())
+	all.SetAll(dom.Pages())
+	for round := range 8 {
+		s.tuner.current = round % len(autoMethods)
+		if _, err := s.send(t.Context(), round, all, savefmt.FlagVerify); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / lanes; each > most {
+		t.Errorf("%d KiB for each connection, the promise is %d", each>>10, most>>10)
+	} else {
+		t.Logf("%d KiB for each connection", each>>10)
+	}
+	runtime.KeepAlive(s)
 }

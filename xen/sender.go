@@ -2,14 +2,9 @@ package xen
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // sender sends the pages of a guest, round by round.
@@ -32,67 +27,6 @@ type sender struct {
 	before  traffic // when this round began; written between rounds
 	mu      sync.Mutex
 }
-
-// frameWriter writes the pieces of one frame, together and in order.
-type frameWriter interface {
-	writeFrame(pieces *net.Buffers) error
-	// unsent returns how many bytes that were written have not yet reached
-	// the other end, 0 where that is not known.
-	unsent() int
-}
-
-// connWriter writes to a data connection: by writev where it is plain TCP.
-type connWriter struct {
-	net.Conn
-	raw syscall.RawConn // of the TCP connection, nil if unknown
-}
-
-func newConnWriter(conn net.Conn) *connWriter {
-	w := &connWriter{Conn: conn}
-	under := conn
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		under = t.NetConn()
-	}
-	if tcp, ok := under.(*net.TCPConn); ok {
-		w.raw, _ = tcp.SyscallConn() // nil on error: then unsent knows nothing
-	}
-	if w.raw != nil {
-		// What waits in the kernel was decided on some time ago: little of it
-		// makes the choice of a method follow the link, and a round end.
-		_ = w.raw.Control(func(fd uintptr) {
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxNotSent)
-		})
-	}
-	return w
-}
-
-// maxNotSent bounds, in bytes, what a connection holds beyond what is in flight.
-const maxNotSent = 1 << 20
-
-func (c *connWriter) writeFrame(pieces *net.Buffers) error {
-	if _, err := pieces.WriteTo(c.Conn); err != nil {
-		return fmt.Errorf("data connection: %w: %w", ErrPeerLost, err)
-	}
-	return nil
-}
-
-func (c *connWriter) unsent() int {
-	n := 0
-	if c.raw != nil {
-		_ = c.raw.Control(func(fd uintptr) {
-			if v, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
-				n = v
-			}
-		})
-	}
-	return n
-}
-
-// writeFrame makes the link a frameWriter, for DataControl.
-func (l *Link) writeFrame(pieces *net.Buffers) error { return l.write(*pieces...) }
-
-// unsent: the link is a pipe to another program.
-func (l *Link) unsent() int { return 0 }
 
 func newSender(dom Domain, outs []frameWriter, c Compression, limit *RateLimit) (*sender, error) {
 	s := &sender{dom: dom, tuner: newTuner(c, len(outs)), limit: limit}

@@ -91,7 +91,7 @@ func dialOne(ctx context.Context, addr, peerKey string, opts SourceOptions, keys
 	if err != nil || opts.Data == DataPlain {
 		return conn, err
 	}
-	return keys.client(ctx, conn, peerKey)
+	return keys.client(ctx, &gatheredConn{Conn: conn}, peerKey)
 }
 
 func sendAttach(ctx context.Context, conn net.Conn, a attach) error {

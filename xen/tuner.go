@@ -18,6 +18,7 @@ type tuner struct {
 	mu      sync.Mutex
 	rates   []laneRate
 	link    linkMeter
+	load    *hostLoad
 	cap     func() float64 // bytes a second that may be sent
 	current int
 }
@@ -49,7 +50,7 @@ const (
 )
 
 func newTuner(c Compression, lanes int) *tuner {
-	t := &tuner{methods: autoMethods, fixed: c.Fixed, lanes: lanes, cap: func() float64 { return math.Inf(1) }}
+	t := &tuner{methods: autoMethods, fixed: c.Fixed, lanes: lanes, load: newHostLoad(), cap: func() float64 { return math.Inf(1) }}
 	if c.Fixed {
 		t.methods = []savefmt.Method{{Codec: savefmt.CodecRaw}}
 		if c.Method.Codec != savefmt.CodecRaw {
@@ -98,8 +99,13 @@ func (t *tuner) decide(now time.Time) {
 			measured: r.speed.seen >= rateLeast && now.Sub(r.last) < rateStale,
 		})
 	}
+	for i := range rates {
+		rates[i].link = min(t.link.speed(i, now), t.cap())
+	}
 	complete(t.methods, t.lanes, rates)
-	t.current = bestMethod(min(t.link.speed(), t.cap()), rates, t.current)
+	if best := bestMethod(rates, t.current, t.load.busy(now)); best != t.current {
+		t.current, t.link.mixed = best, true
+	}
 }
 
 // linkMeter measures what the link takes, from what was written and what of it
@@ -110,9 +116,19 @@ type linkMeter struct {
 	wrote     time.Duration // writing, all lanes, since begun
 	delivered int           // bytes in all, at begun
 	backlog   bool          // at begun
-	best      float64       // bytes a second
-	known     bool
+	mixed     bool          // pages of two methods travel in this window
+	speeds    [maxMethods]linkSpeed
 }
+
+// linkSpeed is what the link took while one method was in use.
+type linkSpeed struct {
+	best  float64 // bytes a second
+	known bool    // it was what all waited for; else it is faster
+	at    time.Time
+}
+
+// linkStale is how long that is trusted once another method is in use.
+const linkStale = 3 * time.Second
 
 // linkWindow is how long a measurement of the link takes at least.
 const linkWindow = 20 * time.Millisecond
@@ -134,31 +150,48 @@ func (m *linkMeter) due(now time.Time, size int, took time.Duration) bool {
 	return now.Sub(m.begun) >= linkWindow
 }
 
-// sample ends the window. unsent is how much of what was written is on its way.
-func (m *linkMeter) sample(now time.Time, unsent, lanes int) {
+// sample ends the window, in which method was used. unsent is how much of what
+// was written is on its way.
+func (m *linkMeter) sample(now time.Time, unsent, lanes, method int) {
 	window := now.Sub(m.begun)
 	delivered := m.written - unsent
 	rate := float64(delivered-m.delivered) / window.Seconds()
 	backlog := unsent >= backlogBytes
 	busy := backlog && m.backlog || m.wrote.Seconds() > busyShare*window.Seconds()*float64(lanes)
-	switch {
-	case rate <= 0:
-	case busy && m.known:
-		m.best += (rate - m.best) * 0.3
-	case busy:
-		m.best, m.known = rate, true
-	case rate > m.best:
-		m.best = rate // it takes at least that; how much more is not known
+	l := &m.speeds[method]
+	if now.Sub(l.at) > linkStale {
+		*l = linkSpeed{}
 	}
+	switch {
+	case rate <= 0 || m.mixed:
+	case busy && l.known:
+		l.best, l.at = l.best+(rate-l.best)*0.3, now
+	case busy:
+		l.best, l.known, l.at = rate, true, now
+	default: // it takes at least that; how much more is not known
+		l.best, l.at = max(l.best, rate), now
+	}
+	m.mixed = false
 	m.begun, m.wrote, m.delivered, m.backlog = now, 0, delivered, backlog
 }
 
-// speed returns bytes a second, infinite while the link was never the limit.
-func (m *linkMeter) speed() float64 {
-	if !m.known {
+// speed returns bytes a second for a method: its own, if it was used lately,
+// or else the highest of the others. It is infinite while the link was never
+// the limit.
+func (m *linkMeter) speed(method int, now time.Time) float64 {
+	if l := m.speeds[method]; l.known && now.Sub(l.at) <= linkStale {
+		return l.best
+	}
+	highest := 0.0
+	for _, l := range m.speeds {
+		if l.known && now.Sub(l.at) <= linkStale {
+			highest = max(highest, l.best)
+		}
+	}
+	if highest == 0 {
 		return math.Inf(1)
 	}
-	return m.best
+	return highest
 }
 
 // written notes that a lane wrote size bytes.
@@ -177,7 +210,7 @@ func (s *sender) written(size int, took time.Duration) {
 	for _, l := range s.lanes {
 		unsent += l.out.unsent()
 	}
-	t.link.sample(now, unsent, len(s.lanes))
+	t.link.sample(now, unsent, len(s.lanes), t.current)
 	t.decide(now)
 }
 

@@ -1,0 +1,58 @@
+package xen
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"time"
+)
+
+// hostLoad tells whether this host has cores to spare.
+type hostLoad struct {
+	read        func() ([]byte, error) // /proc/stat
+	last        time.Time
+	idle, total uint64 // ticks of all cores since boot, at last
+	idleShare   float64
+}
+
+// A host with less than idleLeast of its time idle has none to spare. Its
+// clock ticks are too coarse to look more often than each loadWindow.
+const (
+	idleLeast  = 0.1
+	loadWindow = 200 * time.Millisecond
+)
+
+func newHostLoad() *hostLoad {
+	return &hostLoad{read: func() ([]byte, error) { return os.ReadFile("/proc/stat") }}
+}
+
+// busy tells whether it has none, as far as that is known.
+func (h *hostLoad) busy(now time.Time) bool {
+	if now.Sub(h.last) >= loadWindow {
+		if text, err := h.read(); err == nil {
+			h.sample(now, text)
+		}
+	}
+	return h.idleShare < idleLeast
+}
+
+// sample takes the first line of /proc/stat: "cpu" and ticks of user, nice,
+// system, idle, waiting for disks, and others.
+func (h *hostLoad) sample(now time.Time, text []byte) {
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	var idle, total uint64
+	for i, field := range bytes.Fields(line) {
+		ticks, err := strconv.ParseUint(string(field), 10, 64)
+		if err != nil {
+			continue // "cpu"
+		}
+		total += ticks
+		if i == 4 || i == 5 {
+			idle += ticks
+		}
+	}
+	if !h.last.IsZero() && total > h.total && idle >= h.idle {
+		h.idleShare = float64(idle-h.idle) / float64(total-h.total)
+	}
+	h.last, h.idle, h.total = now, idle, total
+}
