@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -129,5 +131,29 @@ func TestOptionsFromEnvironment(t *testing.T) {
 	t.Setenv("LINKS", "1g, 10g")
 	if l := listed("LINKS"); len(l) != 2 || l[1] != "10g" {
 		t.Errorf("LINKS: %q", l)
+	}
+}
+
+// What a killed benchmark left goes away; what a running one uses stays.
+func TestRemoveLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for name, stays := range map[string]bool{
+		fmt.Sprintf("%s%d-1", dirPrefix, dead.Process.Pid): false,
+		fmt.Sprintf("%s%d-1", dirPrefix, os.Getpid()):      true,
+		dirPrefix + "x-1": true,
+		"other-1-1":       true,
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		removeLeftovers(dir)
+		if _, err := os.Stat(path); (err == nil) != stays {
+			t.Errorf("%s: %v, should stay: %v", name, err, stays)
+		}
 	}
 }
