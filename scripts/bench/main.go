@@ -13,6 +13,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -91,7 +92,7 @@ func listed(name string) []string {
 	return strings.FieldsFunc(os.Getenv(name), func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context) (err error) {
 	o, err := readOptions()
 	if err != nil {
 		return err
@@ -103,12 +104,11 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	if err := s.measureAll(ctx); err != nil {
-		return err
+	defer func() { err = errors.Join(err, s.close()) }()
+	err = s.measureAll(ctx)
+	if len(s.results) == 0 {
+		return cmp.Or(err, errors.New("there is nothing to measure: auto-tls is for the unshaped link only"))
 	}
-	if err := s.img.unchanged(); err != nil {
-		return err
-	}
-	return s.publish(os.Stdout)
+	// What was measured until a failure or a Ctrl-C is worth having.
+	return errors.Join(err, s.img.unchanged(), s.publish(os.Stdout))
 }

@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/xenferry/xenferry/xen"
@@ -56,12 +58,31 @@ type Result struct {
 // runLimit is for one run: it is reached only when something hangs.
 const runLimit = 5 * time.Minute
 
+// Where the image and the memory of QEMU's guests are.
+const (
+	tmpfs     = "/dev/shm"
+	dirPrefix = "xenferry-bench-" // the process's number follows, and a random one
+)
+
+// removeLeftovers removes the folders in dir of benchmarks that were killed:
+// they hold gigabytes of memory. What cannot be removed is in nobody's way.
+func removeLeftovers(dir string) {
+	found, _ := filepath.Glob(filepath.Join(dir, dirPrefix+"*-*"))
+	for _, path := range found {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), dirPrefix), "-")
+		if n, err := strconv.Atoi(pid); err == nil && errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {
+			_ = os.RemoveAll(path)
+		}
+	}
+}
+
 // newSession makes the network and the image, and starts the simulated hosts.
 func newSession(ctx context.Context, o options) (*session, error) {
 	s := &session{opts: o, started: time.Now()}
 	fail := func(err error) (*session, error) { return nil, errors.Join(err, s.close()) }
 	var err error
-	if s.dir, err = os.MkdirTemp("/dev/shm", "xenferry-bench-"); err != nil {
+	removeLeftovers(tmpfs)
+	if s.dir, err = os.MkdirTemp(tmpfs, fmt.Sprintf("%s%d-", dirPrefix, os.Getpid())); err != nil {
 		return nil, err
 	}
 	if s.net, err = newNetwork(ctx); err != nil {

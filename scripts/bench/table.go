@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -140,6 +141,9 @@ func (s *session) publish(out io.Writer) error {
 	}
 	fmt.Fprintf(out, "\nAll figures are in %s.\n\n", s.opts.out)
 	missed := printBars(out, bars)
+	if s.opts.check && len(bars) == 0 {
+		return errors.New("nothing that has a bar was measured: leave out LINKS and MODES")
+	}
 	if s.opts.check && missed > 0 {
 		return fmt.Errorf("%d of %d bars are missed: %s", missed, len(bars), bars[0])
 	}

@@ -55,9 +55,6 @@ func (k Kind) String() string {
 // shares of the kinds, in percent of memory.
 var shares = [kinds]int{Zero: 40, Binary: 12, Text: 5, Heap: 32, Packed: 7, Copy: 4}
 
-// maxExtent is the longest extent, in pages: 2 MiB.
-const maxExtent = 512
-
 // Sources are the folders whose files make up a part of the image.
 type Sources struct {
 	Binary []string // programs and libraries: files that begin as ELF does, and Go's archives
@@ -155,7 +152,7 @@ func (m *maker) draw(total int) Kind {
 	return Zero // not reached: total is the sum of left
 }
 
-// extent returns a length of 1 to maxExtent pages; short ones are frequent.
+// extent returns a length of 1 to 512 pages, 2 MiB; short ones are frequent.
 func (m *maker) extent() int { return 1 + m.rng.IntN(1<<m.rng.IntN(10)) }
 
 func (m *maker) page(at int) []byte { return m.mem[at*pageSize : (at+1)*pageSize] }
