@@ -33,8 +33,8 @@ FUZZTIME ?= 5m
 fuzz: ## every decoder with random input, FUZZTIME=5m each
 	GO=$(GO) scripts/fuzz.sh $(FUZZTIME)
 
-faults: ## every fault at every point of a migration, singly, and 100,000 pairs of them
-	$(GO) test ./xen/faults -v -all -seeds 100000 -timeout 20m
+faults: ## every fault at every point of a migration, singly, and 50,000 pairs of them
+	$(GO) test ./xen/faults -v -all -seeds 50000 -timeout 20m
 
 lint: ## gofmt, vet and staticcheck, with and without Xen support; shellcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }

@@ -7,8 +7,9 @@
 // suite in xen/conformance.
 //
 // A migration is two flat lists of phases, one an end: see source.go and
-// destination.go. They speak over one control connection (control.go) and N
-// data connections (data.go); the bytes of both are frames of package savefmt.
+// destination.go. They speak over one control connection (link.go) and N
+// data connections (stream.go); the bytes of both are frames of package savefmt.
 // Which side may run the guest is decided by the transition tables of package
-// fallback, nowhere else.
+// fallback, nowhere else; what of it outlives this process is in protect.go,
+// ask.go and recover.go.
 package xen

@@ -102,7 +102,7 @@ func send(p *proc) {
 		return
 	}
 	_, err = xen.Migrate(p.ctx, host, dom, link, xen.SourceOptions{
-		Data: xen.DataControl, Limits: limits, Protect: protect(p), Ask: asker{p}.Ask, Transport: "beta",
+		Data: xen.DataControl, Pipe: xen.PipeOptions{Compress: xen.NoCompression}, Limits: limits, Protect: protect(p), Ask: asker{p}.Ask, Transport: "beta",
 	})
 	p.tell("migrate", err)
 }
