@@ -10,7 +10,7 @@
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
-TEST_LIMIT=40m # for all tests of one pair
+TEST_LIMIT=75m # for all tests of one pair
 
 # up PAIR: has two hosts run with our programs on them.
 up() {
