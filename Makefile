@@ -33,8 +33,8 @@ FUZZTIME ?= 5m
 fuzz: ## every decoder with random input, FUZZTIME=5m each
 	GO=$(GO) scripts/fuzz.sh $(FUZZTIME)
 
-faults: ## every fault at every point of a migration, singly, and 100,000 pairs of them
-	$(GO) test ./xen/faults -v -all -seeds 100000 -timeout 20m
+faults: ## every fault at every point of a migration, singly, and 50,000 pairs of them
+	$(GO) test ./xen/faults -v -all -seeds 50000 -timeout 20m
 
 .PHONY: bench
 bench: ## Go benchmarks of the page path, each for a moment

@@ -12,5 +12,6 @@
 // Pages go from sender.go through the lanes of lane.go to receiver.go;
 // controller.go chooses how they are encoded.
 // Which side may run the guest is decided by the transition tables of package
-// fallback, nowhere else.
+// fallback, nowhere else; what of it outlives this process is in protect.go,
+// ask.go and recover.go.
 package xen

@@ -93,13 +93,17 @@ func (d *display) report(r *xen.Report) {
 			bytesText(r.WireBytes), r.PagesSent, r.PagesZero, r.Data)
 		d.pipe(r)
 	case xen.OutcomeAtSource:
-		fmt.Fprintf(d.status, "%s runs on here\n", guestText(r))
+		if r.Guest.State == "" || r.Guest.State == xen.StateRunning {
+			fmt.Fprintf(d.status, "%s runs on here\n", guestText(r))
+		} else {
+			fmt.Fprintf(d.status, "%s was not touched: it is %s here, as before\n", guestText(r), r.Guest.State)
+		}
 	case xen.OutcomeInDoubt:
-		fmt.Fprintf(d.status, inDoubtText, guestText(r), r.To, r.From, r.Guest.Domid)
+		fmt.Fprintf(d.status, inDoubtText, guestText(r), r.To, r.From, r.Guest.Domid, r.ID)
 	case xen.OutcomeSuspended:
-		fmt.Fprintf(d.status, "%s is still suspended at %s (domain %d), whole: its memory was not touched\n", guestText(r), r.From, r.Guest.Domid)
+		fmt.Fprintf(d.status, "%s is still suspended at %s (domain %d), whole: its memory was not touched; its guardian goes on trying, see xenferry status\n", guestText(r), r.From, r.Guest.Domid)
 	case xen.OutcomeLeftover:
-		fmt.Fprintf(d.status, "%s runs at %s; destroy its suspended copy at %s: xl destroy %d\n", guestText(r), r.To, r.From, r.Guest.Domid)
+		fmt.Fprintf(d.status, "%s runs at %s; its suspended copy at %s (domain %d) could not be destroyed yet: its guardian goes on trying, see xenferry status\n", guestText(r), r.To, r.From, r.Guest.Domid)
 	}
 }
 
@@ -120,7 +124,8 @@ func (d *display) pipe(r *xen.Report) {
 }
 
 const inDoubtText = `in doubt: %[1]s was handed to %[2]s and no answer came. It may run there, so it is kept suspended at %[3]s (domain %[4]d).
-Look at %[2]s with "xl list": if it runs there, "xl destroy %[4]d" at %[3]s; never resume it while it runs there.
+Its guardian goes on asking %[2]s, and brings it to its end as soon as that answers: see xenferry status. Only if %[2]s will
+never answer, look there, and decide: xenferry resolve %[5]s
 `
 
 func guestText(r *xen.Report) string {

@@ -67,10 +67,15 @@ func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.
 		fmt.Fprintf(c.App.Writer, "%s moved to stock xl at %s in %s: downtime %s, %d rounds, %s on the wire\n", guest.Name, peer,
 			report.Total.Round(time.Millisecond), report.Pause.Round(100*time.Microsecond), len(report.Rounds), bytesText(uint64(report.Bytes)))
 	case report.Outcome == xen.OutcomeInDoubt:
-		fmt.Fprintf(os.Stderr, inDoubtText, "guest "+guest.Name, peer, "this host", guest.Domid)
+		fmt.Fprintf(os.Stderr, stockDoubtText, "guest "+guest.Name, peer, "this host", guest.Domid)
 	}
 	return err
 }
+
+// stockDoubtText: stock xl cannot be asked, so a person must look.
+const stockDoubtText = `in doubt: %[1]s was handed to %[2]s and no answer came. It may run there, so it is kept suspended at %[3]s (domain %[4]d).
+Look at %[2]s with "xl list": if it runs there, "xl destroy %[4]d" at %[3]s; never resume it while it runs there.
+`
 
 func stockReceiveCommand() *cli.Command {
 	return &cli.Command{

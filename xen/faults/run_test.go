@@ -102,7 +102,7 @@ func send(p *proc) {
 		return
 	}
 	_, err = xen.Migrate(p.ctx, host, dom, link, xen.SourceOptions{
-		Data: xen.DataControl, Limits: limits, Protect: protect(p), Ask: asker{p}.Ask, Transport: "beta",
+		Data: xen.DataControl, Pipe: xen.PipeOptions{Compress: xen.NoCompression}, Limits: limits, Protect: protect(p), Ask: asker{p}.Ask, Transport: "beta",
 	})
 	p.tell("migrate", err)
 }
@@ -111,6 +111,7 @@ func send(p *proc) {
 type shield struct {
 	p       *proc
 	journal *fallback.Journal
+	turn    chan struct{} // has one value while the journal is used
 }
 
 func protect(p *proc) xen.Protect {
@@ -122,7 +123,7 @@ func protect(p *proc) xen.Protect {
 		p.w.start(p.host.index, p.name+"-guard", func(g *proc) {
 			_ = fallback.Guard(g.ctx, ward{p}, recovery(g), m.ID, m.Side, limits.Retry, func(text string) { g.tell("says", errors.New(text)) })
 		})
-		return &shield{p, journal}, nil
+		return &shield{p, journal, make(chan struct{}, 1)}, nil
 	}
 }
 
@@ -130,10 +131,16 @@ func (s *shield) Append(r fallback.Record, durable bool) error {
 	if s.p.w.bug == bugTooEarly && durable {
 		go func() {
 			time.Sleep(20 * time.Millisecond)
-			_ = s.journal.Append(r, durable)
+			_ = s.append(r, durable)
 		}()
 		return nil
 	}
+	return s.append(r, durable)
+}
+
+func (s *shield) append(r fallback.Record, durable bool) error {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	return s.journal.Append(r, durable)
 }
 
@@ -143,7 +150,9 @@ func (s *shield) Release(finished bool) {
 	if !finished {
 		return
 	}
+	s.turn <- struct{}{}
 	_ = s.journal.Close()
+	<-s.turn
 	s.p.w.mu.Lock()
 	defer s.p.w.mu.Unlock()
 	s.p.done = !s.p.dead
