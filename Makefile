@@ -12,7 +12,7 @@ export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 STATICCHECK := $(GO) tool -modfile=scripts/tools.mod staticcheck
 
-.PHONY: help build demo test lint fuzz lab-test lab-bench install clean
+.PHONY: help build demo test faults lint fuzz lab-test lab-bench install clean
 .DEFAULT_GOAL := build
 
 help: ## list the targets
@@ -33,6 +33,9 @@ FUZZTIME ?= 5m
 fuzz: ## every decoder with random input, FUZZTIME=5m each
 	GO=$(GO) scripts/fuzz.sh $(FUZZTIME)
 
+faults: ## every fault at every point of a migration, singly, and 100,000 pairs of them
+	$(GO) test ./xen/faults -v -all -seeds 100000 -timeout 20m
+
 lint: ## gofmt, vet and staticcheck, with and without Xen support; shellcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	$(GO) vet ./... && $(GO) vet -tags lab ./scripts/...
@@ -49,8 +52,9 @@ lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; 
 lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)
 	scripts/lab/bench.sh
 
-install: build ## install to $(DESTDIR)/usr/bin
+install: build ## install to $(DESTDIR)/usr/bin, with the service that recovers at boot
 	install -D -m 755 xenferry $(DESTDIR)/usr/bin/xenferry
+	install -D -m 644 scripts/systemd/xenferry-recover.service $(DESTDIR)/usr/lib/systemd/system/xenferry-recover.service
 
 clean: ## remove what was built
 	rm -rf xenferry build

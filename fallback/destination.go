@@ -2,36 +2,50 @@ package fallback
 
 // The states of the destination.
 const (
-	DestinationBuilding  State = "building"  // memory and state are arriving
-	DestinationReady     State = "ready"     // the guest is whole and paused
-	DestinationStarting  State = "starting"  // GO came: it is being let run
-	DestinationRunning   State = "running"   // it runs here
-	DestinationDiscarded State = "discarded" // the copy is destroyed
+	DestinationBuilding   State = "building"   // memory and state are arriving
+	DestinationReady      State = "ready"      // the guest is whole and paused
+	DestinationStarting   State = "starting"   // GO came: it is being let run
+	DestinationRunning    State = "running"    // it runs here
+	DestinationSettled    State = "settled"    // and the source has destroyed its own
+	DestinationDiscarding State = "discarding" // the copy will never run, and is being destroyed
+	DestinationUnmaking   State = "unmaking"   // the same after GO: the source is not told before it is gone
+	DestinationDiscarded  State = "discarded"  // the copy is destroyed
+	DestinationUnsure     State = "unsure"     // GO came, and the copy is gone: nobody knows whether it has run
 )
 
-// The events at the destination, besides EventFailure.
+// The events at the destination, besides EventFailure, EventDestroyed and
+// EventMissing.
 const (
 	EventBuilt    Event = "built"    // the guest is complete, with its devices
 	EventGo       Event = "GO"       // the source has given it up
 	EventUnpaused Event = "unpaused" // it runs, or is left paused as asked for
+	EventAck      Event = "ACK"      // the source has destroyed its own
 )
 
 // The actions of the destination.
 const (
-	DoSendReady   Action = "send READY"
-	DoStart       Action = "rename and unpause the guest"
-	DoSendStarted Action = "send STARTED"
-	DoDiscard     Action = "say DISCARDED, destroy the copy"
-	DoUnmake      Action = "destroy the copy, then say DISCARDED"
+	DoSendReady     Action = "send READY"
+	DoStart         Action = "rename and unpause the guest"
+	DoSendStarted   Action = "send STARTED"
+	DoDiscard       Action = "say DISCARDED, destroy the copy"
+	DoUnmake        Action = "destroy the copy"
+	DoSendDiscarded Action = "say DISCARDED"
 )
 
 // Destination is the table of the receiving end.
 var Destination = Table{
-	{DestinationBuilding, EventBuilt, DestinationReady, DoSendReady, "only GO is missing"},
-	{DestinationBuilding, EventFailure, DestinationDiscarded, DoDiscard, "the source still has the guest"},
-	{DestinationReady, EventGo, DestinationStarting, DoStart, "the source does not resume it by itself any more"},
-	{DestinationReady, EventFailure, DestinationDiscarded, DoDiscard, "without GO it may not start; the source still has it"},
-	{DestinationStarting, EventUnpaused, DestinationRunning, DoSendStarted, "the guest has moved"},
-	{DestinationStarting, EventFailure, DestinationDiscarded, DoUnmake, "it may have been about to run: DISCARDED is true only when it is gone"},
-	{DestinationRunning, EventFailure, DestinationRunning, DoNothing, "it runs here, whatever becomes of the link"},
+	{DestinationBuilding, EventBuilt, DestinationReady, DoSendReady, false, "only GO is missing"},
+	{DestinationBuilding, EventFailure, DestinationDiscarding, DoDiscard, false, "the source still has the guest"},
+	{DestinationReady, EventGo, DestinationStarting, DoStart, true, "the source does not resume it by itself any more"},
+	{DestinationReady, EventFailure, DestinationDiscarding, DoDiscard, false, "without a recorded GO it may not start, ever; the source still has it"},
+	{DestinationStarting, EventUnpaused, DestinationRunning, DoSendStarted, false, "the guest has moved"},
+	{DestinationStarting, EventFailure, DestinationUnmaking, DoUnmake, true, "it has not run: the source may have it back, once it is gone here"},
+	{DestinationStarting, EventMissing, DestinationUnsure, DoReport, false, "it may have run before it went: only a person can know"},
+	{DestinationUnmaking, EventDestroyed, DestinationDiscarded, DoSendDiscarded, true, "only now is it true that it will never run"},
+	{DestinationUnmaking, EventUnpaused, DestinationRunning, DoSendStarted, true, "it has run after all, so it lives here"},
+	{DestinationUnmaking, EventFailure, DestinationUnmaking, DoRetry, false, "the copy stays paused until it can be destroyed"},
+	{DestinationDiscarding, EventDestroyed, DestinationDiscarded, DoNothing, false, "nothing is left"},
+	{DestinationDiscarding, EventFailure, DestinationDiscarding, DoRetry, false, "the copy stays paused until it can be destroyed"},
+	{DestinationRunning, EventAck, DestinationSettled, DoNothing, false, "nobody will ask any more"},
+	{DestinationRunning, EventFailure, DestinationRunning, DoNothing, false, "it runs here, whatever becomes of the link"},
 }

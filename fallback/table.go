@@ -20,10 +20,15 @@ type Transition struct {
 	On   Event
 	To   State
 	Do   Action
-	Why  string
+	// Durable: the step is on disk before it takes effect, and does not happen
+	// if that fails. Other steps are written as well, but do not wait for the
+	// disk and happen in any case: read back without them, the journal leads
+	// to the same end.
+	Durable bool
+	Why     string
 }
 
-// Table is all transitions of one end.
+// Table is all transitions of one end. The first row leaves the first state.
 type Table []Transition
 
 // DoNothing is the action of a transition that only changes the state.
@@ -39,20 +44,35 @@ func (t Table) find(from State, on Event) (Transition, error) {
 	return Transition{}, fmt.Errorf("fallback: event %q is impossible in state %q", on, from)
 }
 
+// knows tells whether the table has that state.
+func (t Table) knows(s State) bool {
+	for _, row := range t {
+		if row.From == s || row.To == s {
+			return true
+		}
+	}
+	return false
+}
+
 // Markdown returns the table as it stands in docs/protocol.md.
 func (t Table) Markdown() string {
 	var b strings.Builder
-	b.WriteString("| state | event | next state | action | why |\n|---|---|---|---|---|\n")
+	b.WriteString("| state | event | next state | action | on disk first | why |\n|---|---|---|---|---|---|\n")
 	for _, r := range t {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.From, r.On, r.To, r.Do, r.Why)
+		durable := ""
+		if r.Durable {
+			durable = "yes"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.From, r.On, r.To, r.Do, durable, r.Why)
 	}
 	return b.String()
 }
 
 // Machine walks one table. It belongs to one goroutine.
 type Machine struct {
-	// OnStep, when set, is called with each step before it takes effect. An
-	// error from it stops the step: the state stays.
+	// OnStep, when set, is called with each step before it takes effect: it
+	// writes the journal. An error from it stops a durable step: the state
+	// stays. Any other step happens all the same.
 	OnStep func(Transition) error
 
 	table Table
@@ -60,7 +80,10 @@ type Machine struct {
 }
 
 // NewMachine returns a machine in the first state of the table.
-func NewMachine(t Table) *Machine { return &Machine{table: t, state: t[0].From} }
+func NewMachine(t Table) *Machine { return NewMachineAt(t, t[0].From) }
+
+// NewMachineAt returns a machine that goes on from a state of the table.
+func NewMachineAt(t Table, s State) *Machine { return &Machine{table: t, state: s} }
 
 // State returns where the machine stands.
 func (m *Machine) State() State { return m.state }
@@ -72,8 +95,8 @@ func (m *Machine) Step(on Event) (Action, error) {
 		return DoNothing, err
 	}
 	if m.OnStep != nil {
-		if err := m.OnStep(row); err != nil {
-			return DoNothing, fmt.Errorf("fallback: step from %q on %q: %w", row.From, row.On, err)
+		if err := m.OnStep(row); err != nil && row.Durable {
+			return DoNothing, fmt.Errorf("recording the step from %q on %q: %w", row.From, row.On, err)
 		}
 	}
 	m.state = row.To

@@ -64,7 +64,7 @@ func TestNeverTwo(t *testing.T) {
 			t.Errorf("the source resumes in doubt on %q", r.On)
 		}
 	}
-	if reach(Source, SourceHandedOn)[SourceResumed] {
+	if s := reach(Source, SourceHandedOn); s[SourceResuming] || s[SourceResumed] {
 		t.Error("the source can resume a guest that runs at the destination")
 	}
 	for _, r := range Destination {
@@ -72,7 +72,7 @@ func TestNeverTwo(t *testing.T) {
 			t.Errorf("the destination starts in %q on %q", r.From, r.On)
 		}
 	}
-	if s := reach(Destination, DestinationDiscarded); s[DestinationStarting] || s[DestinationRunning] {
+	if s := reach(Destination, DestinationDiscarding); s[DestinationStarting] || s[DestinationRunning] {
 		t.Error("the destination can start a discarded copy")
 	}
 	if reach(Destination, DestinationRunning)[DestinationDiscarded] {
@@ -89,8 +89,8 @@ func TestMachine(t *testing.T) {
 		on Event
 		do Action
 	}{
-		{EventSuspended, DoNothing}, {EventReady, DoNothing}, {EventSendGo, DoSendGo},
-		{EventFailure, DoKeep}, {EventStarted, DoDestroy}, {EventDestroyed, DoNothing},
+		{EventAsked, DoNothing}, {EventSuspended, DoNothing}, {EventReady, DoNothing}, {EventSendGo, DoSendGo},
+		{EventFailure, DoAsk}, {EventStarted, DoDestroy}, {EventDestroyed, DoNothing},
 	} {
 		if do, err := m.Step(step.on); err != nil || do != step.do {
 			t.Fatalf("on %q: %q, %v", step.on, do, err)
@@ -101,14 +101,15 @@ func TestMachine(t *testing.T) {
 	}
 }
 
-func TestStepThatCannotBeRecordedDoesNotHappen(t *testing.T) {
-	m := NewMachine(Destination)
+func TestStepThatCannotBeRecorded(t *testing.T) {
 	full := errors.New("disk full")
-	m.OnStep = func(Transition) error { return full }
-	if _, err := m.Step(EventBuilt); !errors.Is(err, full) {
-		t.Fatalf("got %v", err)
+	refuse := func(Transition) error { return full }
+	m := NewMachineAt(Destination, DestinationReady)
+	m.OnStep = refuse
+	if _, err := m.Step(EventGo); !errors.Is(err, full) || m.State() != DestinationReady {
+		t.Fatalf("a durable step: %v, now %q", err, m.State())
 	}
-	if m.State() != DestinationBuilding {
-		t.Fatalf("moved on to %q", m.State())
+	if do, err := m.Step(EventFailure); err != nil || do != DoDiscard {
+		t.Fatalf("a failure must be dealt with all the same: %q, %v", do, err)
 	}
 }

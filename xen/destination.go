@@ -23,8 +23,17 @@ type DestinationOptions struct {
 	Prefer net.IP
 	// LeavePaused leaves the guest paused even if the source does not ask for it.
 	LeavePaused bool
-	Limits      Limits
-	Observe     Observer
+	// Monitored is for the journal: the caller will start a monitor, and a
+	// guardian that finishes the start must do that as well.
+	Monitored bool
+	Limits    Limits
+	Observe   Observer
+	// Protect makes the migration survive the end of this process; nil: it
+	// does not.
+	Protect Protect
+	// Answer tells a source that asks after a migration what has become of
+	// it, see fallback.Recovery. nil: not known.
+	Answer func(ctx context.Context, id, uuid string) (fallback.Answer, error)
 }
 
 // ReceiveReport is what the destination knows of a migration.
@@ -34,6 +43,9 @@ type ReceiveReport struct {
 	From    string     `json:"from"`
 	Domid   uint32     `json:"domid"` // here
 	Running bool       `json:"running"`
+	// Asked: nothing was received, the source wanted to know what has become
+	// of the migration ID.
+	Asked bool `json:"asked,omitempty"`
 }
 
 // destination is the receiving end of one migration.
@@ -43,11 +55,12 @@ type destination struct {
 	opts DestinationOptions
 
 	phaseRunner
-	machine *fallback.Machine
-	report  *ReceiveReport
+	protected
+	report *ReceiveReport
 
 	hello    *hello
 	incoming Incoming
+	building bool // the host has been asked to make the domain
 	listener *dataListener
 	keys     *keyPair
 	mem      *memory
@@ -59,17 +72,18 @@ type destination struct {
 // or is paused if the source asked for that. On failure nothing of it is left,
 // and the source has been told why. The report is never nil.
 func Receive(ctx context.Context, host Host, link *Link, opts DestinationOptions) (*ReceiveReport, error) {
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	d := &destination{
 		host: host, link: link, opts: opts,
 		phaseRunner: phaseRunner{observe: opts.Observe},
-		machine:     fallback.NewMachine(fallback.Destination),
+		protected:   newProtected(fallback.SideDestination, fallback.Destination),
 		report:      &ReceiveReport{},
 	}
 	return d.report, d.run(ctx)
 }
 
 func (d *destination) run(ctx context.Context) error {
+	defer d.release()
 	defer d.close()
 	// The link's end ends every phase before GO: the source still has the guest.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -88,10 +102,18 @@ func (d *destination) run(ctx context.Context) error {
 		after := context.WithoutCancel(ctx)
 		err = d.runAll(after, []phase{{"await go", d.awaitGo}, {"start", d.start}})
 	}
+	if errors.Is(err, errAnswered) {
+		return nil
+	}
 	if err != nil {
 		return d.fail(err)
 	}
-	_, _, _ = d.link.receive(context.WithoutCancel(ctx), kindAck, d.opts.Limits.Undo) // so that the source's last word is not cut off
+	// So that the source's last word is not cut off, and to know that it will
+	// not ask.
+	if _, _, err := d.link.receive(context.WithoutCancel(ctx), kindAck, d.opts.Limits.Undo); err == nil {
+		_, err = d.step(fallback.EventAck, nil)
+		return err
+	}
 	return nil
 }
 
@@ -106,9 +128,12 @@ func (d *destination) close() {
 
 // greet reads hello and checks what can be checked without the host.
 func (d *destination) greet(ctx context.Context) error {
-	m, _, err := d.link.receive(ctx, kindHello, d.opts.Limits.Connect)
+	m, _, err := d.link.receiveEither(ctx, d.opts.Limits.Connect, kindHello, kindAsk)
 	if err != nil {
 		return err
+	}
+	if m.Kind == kindAsk {
+		return d.answer(ctx, m.Ask)
 	}
 	h := m.Hello
 	d.hello = h
@@ -138,17 +163,27 @@ func (d *destination) create(ctx context.Context) error {
 	if err := d.nameFree(ctx); err != nil {
 		return err
 	}
+	err = d.begin(ctx, d.opts.Protect, fallback.Migration{
+		ID: d.hello.ID, Side: fallback.SideDestination, Guest: d.hello.Guest.Name, UUID: d.hello.Guest.UUID,
+		Peer: d.hello.Host, LeavePaused: d.hello.LeavePause || d.opts.LeavePaused, Monitored: d.opts.Monitored,
+	})
+	if err != nil {
+		return err
+	}
 	spec := Spec{
-		Config: d.hello.Config, Name: d.hello.Guest.Name + suffixIncoming, Type: d.hello.Guest.Type,
+		UUID: d.hello.Guest.UUID, Config: d.hello.Config, Name: d.hello.Guest.Name + suffixIncoming, Type: d.hello.Guest.Type,
 		Pages: d.hello.Pages, MemKiB: d.hello.Guest.MemKiB,
 	}
 	if d.hello.KeepDomid {
 		spec.Domid = d.hello.Guest.Domid
 	}
+	d.building = true
 	if d.incoming, err = d.host.Receive(ctx, spec); err != nil {
 		return err
 	}
-	d.report.Domid = d.incoming.Domid()
+	if err := d.created(ctx); err != nil {
+		return err
+	}
 	d.mem = newMemory(d.incoming, d.hello.Pages)
 	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name}
 	if d.hello.Data != DataControl {
@@ -157,6 +192,18 @@ func (d *destination) create(ctx context.Context) error {
 		}
 	}
 	return d.link.send(&message{Kind: kindWelcome, Welcome: answer})
+}
+
+// created notes the new domain for the guardian.
+func (d *destination) created(ctx context.Context) error {
+	d.report.Domid = d.incoming.Domid()
+	if d.shield == nil {
+		return nil
+	}
+	if err := d.shield.Append(fallback.Record{State: d.machine.State(), Domid: d.report.Domid}, false); err != nil {
+		return err
+	}
+	return d.ready(ctx)
 }
 
 // nameFree checks that no other guest here has the name that this one will
@@ -275,7 +322,7 @@ func (d *destination) finish(ctx context.Context) error {
 		return err
 	}
 	d.build = time.Since(begun)
-	if _, err := d.machine.Step(fallback.EventBuilt); err != nil {
+	if _, err := d.step(fallback.EventBuilt, nil); err != nil {
 		return err
 	}
 	return d.link.send(&message{Kind: kindReady, Ready: &ready{Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first}})
@@ -299,7 +346,7 @@ func (d *destination) awaitGo(ctx context.Context) error {
 	if _, _, err := d.link.receive(ctx, kindGo, d.opts.Limits.Ready); err != nil {
 		return err
 	}
-	_, err := d.machine.Step(fallback.EventGo)
+	_, err := d.step(fallback.EventGo, nil)
 	return err
 }
 
@@ -317,38 +364,71 @@ func (d *destination) start(ctx context.Context) error {
 		}
 		d.report.Running = true
 	}
-	if _, err := d.machine.Step(fallback.EventUnpaused); err != nil {
+	if _, err := d.step(fallback.EventUnpaused, nil); err != nil {
 		return err
 	}
+	d.tellStarted(time.Since(begun))
+	return nil
+}
+
+// tellStarted sends STARTED. The guest runs here whether or not that arrives.
+func (d *destination) tellStarted(took time.Duration) {
 	err := d.link.send(&message{Kind: kindStarted, Started: &started{
-		BuildNs: d.build.Nanoseconds(), StartNs: time.Since(begun).Nanoseconds(),
+		BuildNs: d.build.Nanoseconds(), StartNs: took.Nanoseconds(),
 	}})
 	if err != nil {
 		d.emit(Event{Kind: EventNote, Phase: d.current, Text: fmt.Sprintf(
-			"the guest runs here, but the source could not be told (%v): its suspended copy there must be destroyed", err)})
+			"the guest runs here, but the source could not be told (%v); it will ask", err)})
 	}
-	return nil
 }
 
 // fail does what the table says after a failure.
 func (d *destination) fail(cause error) error {
-	do, err := d.machine.Step(fallback.EventFailure)
+	do, err := d.step(fallback.EventFailure, cause)
 	if err != nil {
-		return errors.Join(cause, err)
+		return errors.Join(cause, err) // the guardian goes on, from what is on disk
 	}
 	if do == fallback.DoDiscard {
 		d.link.abort(cause) // it has never run and never will: the source need not wait for the rest
 	}
-	if d.incoming != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), d.opts.Limits.Undo)
-		defer cancel()
-		if err := d.incoming.Destroy(ctx); err != nil {
-			// A source in doubt is not told DISCARDED: the copy is still there.
-			return errors.Join(cause, fmt.Errorf("destroying the incomplete copy: %w", err))
+	err = d.discard()
+	if errors.Is(err, fallback.ErrHasRun) {
+		if _, err := d.step(fallback.EventUnpaused, err); err != nil {
+			return errors.Join(cause, err)
 		}
+		d.report.Running = true
+		d.tellStarted(0)
+		return errors.Join(cause, err)
+	}
+	if err != nil {
+		// A source in doubt is not told DISCARDED: the copy is still there.
+		return errors.Join(cause, fmt.Errorf("destroying the incomplete copy: %w", err))
+	}
+	if _, err := d.step(fallback.EventDestroyed, nil); err != nil {
+		return errors.Join(cause, err)
 	}
 	if do == fallback.DoUnmake {
 		d.link.abort(cause)
 	}
 	return cause
+}
+
+// discard destroys the copy, unless it turns out that it runs: a start that was
+// said to have failed may have had its effect.
+func (d *destination) discard() error {
+	if !d.building {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d.opts.Limits.Undo)
+	defer cancel()
+	if d.incoming == nil { // a host that failed in the middle may have left something
+		return discard(ctx, d.host, DomainRef{UUID: d.hello.Guest.UUID})
+	}
+	if d.machine.State() == fallback.DestinationUnmaking {
+		ref := DomainRef{Domid: d.incoming.Domid(), UUID: d.hello.Guest.UUID}
+		if err := discard(ctx, d.host, ref); err != nil {
+			return err
+		}
+	}
+	return d.incoming.Destroy(ctx)
 }

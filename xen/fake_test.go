@@ -60,6 +60,17 @@ func (h *fakeHost) Find(context.Context, string) (DomainInfo, error) {
 }
 func (h *fakeHost) Open(context.Context, uint32) (Domain, error) { return nil, ErrNoDomain }
 func (h *fakeHost) Close() error                                 { return nil }
+func (h *fakeHost) Reopen(context.Context, DomainRef) (Domain, error) {
+	return nil, ErrNoDomain
+}
+func (h *fakeHost) Start(context.Context, DomainRef, string, bool) error { return ErrNoDomain }
+
+func (h *fakeHost) Discard(_ context.Context, ref DomainRef) error {
+	if ref.Domid == 9 && h.in.state == StateRunning {
+		return ErrHasRun
+	}
+	return nil
+}
 
 func (h *fakeHost) Receive(ctx context.Context, spec Spec) (Incoming, error) {
 	if err := h.enter(ctx, "Receive"); err != nil {

@@ -17,6 +17,8 @@ var (
 	ErrNoMemory = errors.New("not enough free memory")
 	// ErrSuspendRefused: the guest did not suspend in time, and runs on.
 	ErrSuspendRefused = errors.New("guest did not suspend")
+	// ErrHasRun: the domain is no unused copy, it has run.
+	ErrHasRun = errors.New("the domain has run")
 	// ErrUnsupported: this host cannot do that with this guest.
 	ErrUnsupported = errors.New("not supported")
 )
@@ -82,8 +84,28 @@ type Host interface {
 	// memory first (ErrNameTaken, ErrNoMemory) and then creates the domain,
 	// named spec.Name, paused, without memory contents.
 	Receive(ctx context.Context, spec Spec) (Incoming, error)
+	// Reopen opens a guest that a sender has left which is gone, in whatever
+	// state it is. Its Resume takes back whatever that sender may have begun,
+	// its StopLogDirty ends logging that this process has not started.
+	Reopen(ctx context.Context, ref DomainRef) (Domain, error)
+	// Start gives a copy that a receiver has completed its name, and unless
+	// paused lets it run. Idempotent.
+	Start(ctx context.Context, ref DomainRef, name string, paused bool) error
+	// Discard destroys a copy, however far it was built and whatever else of
+	// it is gone already. Domid 0: whichever domain of that UUID has never
+	// run. It is no error if there is none. A copy that has run is not
+	// touched: the error wraps ErrHasRun.
+	Discard(ctx context.Context, ref DomainRef) error
 	// Close frees what the Host holds. Idempotent. Domains stay.
 	Close() error
+}
+
+// DomainRef names a domain beyond doubt: ids are used again, and names change
+// during a migration. A method that takes one touches no other domain; it
+// returns an error that wraps ErrNoDomain if there is no such domain.
+type DomainRef struct {
+	Domid uint32
+	UUID  string
 }
 
 // Spec is what a destination must know before it can build a guest.
@@ -98,6 +120,9 @@ type Spec struct {
 	Pages uint64
 	// MemKiB is the memory that the guest has at the source.
 	MemKiB uint64
+	// UUID is what the domain must have, whatever the configuration says: a
+	// guest that moves stays who it is. Empty: that of the configuration.
+	UUID string
 	// Domid is the id that the domain must get, 0 for any.
 	Domid uint32
 }

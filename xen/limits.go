@@ -10,6 +10,8 @@ type Limits struct {
 	Suspend   time.Duration // the guest's answer to the suspend request
 	Ready     time.Duration // the last page to READY: the destination builds devices
 	Commit    time.Duration // GO to STARTED
+	Doubt     time.Duration // how long a source without an answer asks before it leaves that to its guardian
+	Retry     time.Duration // the longest pause between two attempts of a guardian
 	Undo      time.Duration // to put everything back after a failure
 }
 
@@ -21,10 +23,13 @@ var DefaultLimits = Limits{
 	Suspend:   10 * time.Second,
 	Ready:     120 * time.Second,
 	Commit:    60 * time.Second,
+	Doubt:     30 * time.Second,
+	Retry:     30 * time.Second,
 	Undo:      60 * time.Second,
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults returns the limits with a default in place of each zero.
+func (l Limits) WithDefaults() Limits {
 	fill := func(d *time.Duration, def time.Duration) {
 		if *d <= 0 {
 			*d = def
@@ -36,6 +41,8 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.Suspend, DefaultLimits.Suspend)
 	fill(&l.Ready, DefaultLimits.Ready)
 	fill(&l.Commit, DefaultLimits.Commit)
+	fill(&l.Doubt, DefaultLimits.Doubt)
+	fill(&l.Retry, DefaultLimits.Retry)
 	fill(&l.Undo, DefaultLimits.Undo)
 	return l
 }

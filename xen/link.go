@@ -38,7 +38,7 @@ type Link struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	writeMu sync.Mutex
+	writing chan struct{} // has one value while somebody writes
 
 	in         *frameReader
 	lastHeard  atomic.Int64 // UnixNano
@@ -63,8 +63,8 @@ type frameSink func(h savefmt.Header, in *frameReader) error
 // owns rw from now on, until Close.
 func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
 	l := &Link{
-		rw: rw, limits: limits.withDefaults(), peer: peer,
-		queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
+		rw: rw, limits: limits.WithDefaults(), peer: peer,
+		writing: make(chan struct{}, 1), queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.in = newFrameReader(heardReader{rw, &l.lastHeard})
@@ -239,8 +239,8 @@ func (l *Link) watchSilence() {
 
 // write writes whole frames. It returns the link's cause when that has ended.
 func (l *Link) write(frames ...[]byte) error {
-	l.writeMu.Lock()
-	defer l.writeMu.Unlock()
+	l.writing <- struct{}{} // whoever blocks for long is ended with the connection
+	defer func() { <-l.writing }()
 	for _, f := range frames {
 		if _, err := l.rw.Write(f); err != nil {
 			if cause := context.Cause(l.ctx); cause != nil {
@@ -304,6 +304,11 @@ func (l *Link) abort(cause error) {
 // state records that came before it. What has arrived counts even if the link
 // has ended since.
 func (l *Link) receive(ctx context.Context, kind string, limit time.Duration) (*message, []savefmt.Record, error) {
+	return l.receiveEither(ctx, limit, kind, kind)
+}
+
+// receiveEither is receive for a message of one kind or another.
+func (l *Link) receiveEither(ctx context.Context, limit time.Duration, kind, other string) (*message, []savefmt.Record, error) {
 	var records []savefmt.Record
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -316,7 +321,7 @@ func (l *Link) receive(ctx context.Context, kind string, limit time.Duration) (*
 			return nil, nil, err
 		case d.msg == nil:
 			records = append(records, d.record)
-		case d.msg.Kind == kind:
+		case d.msg.Kind == kind, d.msg.Kind == other:
 			return d.msg, records, nil
 		case d.msg.Kind == kindAbort:
 			return nil, nil, &PeerError{Host: l.peer, Code: d.msg.Abort.Code, Text: d.msg.Abort.Text}
@@ -352,20 +357,22 @@ func (l *Link) next(ctx context.Context, limit <-chan time.Time) (delivery, erro
 		return d, nil
 	default:
 	}
+	var why error
 	select {
 	case d := <-l.queue:
 		return d, nil
 	case <-l.ctx.Done():
-		select { // it may have come together with the end
-		case d := <-l.queue:
-			return d, nil
-		default:
-			return delivery{}, context.Cause(l.ctx)
-		}
+		why = context.Cause(l.ctx)
 	case <-ctx.Done():
-		return delivery{}, context.Cause(ctx)
+		why = context.Cause(ctx)
 	case <-limit:
-		return delivery{}, errLimit
+		why = errLimit
+	}
+	select { // it may have come together with the end
+	case d := <-l.queue:
+		return d, nil
+	default:
+		return delivery{}, why
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+
+	"github.com/xenferry/xenferry/fallback"
 )
 
 // The protocol versions that this program speaks. A version is raised when an
@@ -24,6 +26,8 @@ const (
 	kindGo      = "go"      // source: it is yours
 	kindStarted = "started" // destination: it runs
 	kindAck     = "ack"     // source: mine is destroyed
+	kindAsk     = "ask"     // source, in place of hello: what has become of this migration?
+	kindAnswer  = "answer"  // destination: this
 	kindAbort   = "abort"   // either: I give up; from the destination: the copy will never run
 )
 
@@ -37,6 +41,8 @@ type message struct {
 	Abort   *abort   `json:"abort,omitempty"`
 	Ready   *ready   `json:"ready,omitempty"`
 	Started *started `json:"started,omitempty"`
+	Ask     *ask     `json:"ask,omitempty"`
+	Answer  *answer  `json:"answer,omitempty"`
 }
 
 type hello struct {
@@ -88,6 +94,17 @@ type started struct {
 	StartNs int64 `json:"start_ns"`
 }
 
+// ask is a source's question after a migration whose end it did not hear.
+type ask struct {
+	ID   string `json:"id"`
+	UUID string `json:"uuid"` // of the guest
+}
+
+type answer struct {
+	Answer fallback.Answer `json:"answer"`
+	Text   string          `json:"text,omitempty"` // why there is none yet
+}
+
 type abort struct {
 	Code Code   `json:"code"`
 	Text string `json:"text"`
@@ -123,6 +140,10 @@ func decodeMessage(body []byte) (*message, error) {
 		present = m.Abort != nil
 	case kindReady:
 		present = m.Ready != nil
+	case kindAsk:
+		present = m.Ask != nil
+	case kindAnswer:
+		present = m.Answer != nil
 	case kindGo, kindAck:
 		present = true
 	default:

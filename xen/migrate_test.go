@@ -201,6 +201,41 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestUserLimits: the whole takes too long, or the pause does.
+func TestUserLimits(t *testing.T) {
+	t.Run("downtime", func(t *testing.T) {
+		m := newMove()
+		m.opts.MaxDowntime = 50 * time.Millisecond
+		m.dst.blockAt = map[string]bool{"Finish": true}
+		m.run(t.Context(), t)
+		m.expectAtSource(t)
+		if !errors.Is(m.srcErr, ErrDowntime) {
+			t.Errorf("%v", m.srcErr)
+		}
+	})
+	t.Run("deadline", func(t *testing.T) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, ErrDeadline)
+		defer cancel()
+		m := newMove()
+		m.dst.blockAt = map[string]bool{"Finish": true}
+		m.run(ctx, t)
+		m.expectAtSource(t)
+		if !errors.Is(m.srcErr, ErrDeadline) {
+			t.Errorf("%v", m.srcErr)
+		}
+	})
+}
+
+// TestUntouched: a guest that somebody else has suspended is left as it is.
+func TestUntouched(t *testing.T) {
+	m := newMove()
+	m.dom.state = StateSuspended
+	m.run(t.Context(), t)
+	if m.srcErr == nil || m.src.called("Resume") || m.dom.state != StateSuspended {
+		t.Errorf("%v, the guest is %s", m.srcErr, m.dom.state)
+	}
+}
+
 func TestDestroyFails(t *testing.T) {
 	m := newMove()
 	m.src.failAt = map[string]error{"Destroy": errors.New("busy")}

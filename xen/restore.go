@@ -66,7 +66,7 @@ func Restore(ctx context.Context, host Host, in io.Reader, opts RestoreOptions) 
 }
 
 func newRestore(host Host, in io.Reader, opts RestoreOptions) *restore {
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	return &restore{
 		host: host, in: savefmt.NewReader(in), opts: opts,
 		phaseRunner: phaseRunner{observe: opts.Observe},

@@ -120,7 +120,7 @@ type save struct {
 // committed, the guest runs on here. The error is a *SaveError. The end of ctx
 // cancels it, until the target is committed. The report is never nil.
 func Save(ctx context.Context, host Host, dom Domain, to SaveTarget, opts SaveOptions) (*SaveReport, error) {
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	if opts.Policy == nil {
 		opts.Policy = StockPolicy
 	}

@@ -30,8 +30,20 @@ type SourceOptions struct {
 	MemoryHash  bool   // compare a hash of all memory, taken while suspended
 	LeavePaused bool   // do not let it run at the destination
 	KeepDomid   bool   // give it the same domid there
+	// MaxDowntime is how long the guest may be suspended before GO; after it
+	// the guest runs on here. 0: however long the limits allow.
+	MaxDowntime time.Duration
 	Limits      Limits
 	Observe     Observer
+	// Transport is the shell command that reaches the destination, for Ask and
+	// for the journal.
+	Transport string
+	// Protect makes the migration survive the end of this process; nil: it
+	// does not.
+	Protect Protect
+	// Ask asks the destination, over a connection of its own, what has become
+	// of the migration. nil: there is no way to.
+	Ask func(ctx context.Context, m fallback.Migration) (fallback.Answer, error)
 }
 
 // source is the sending end of one migration.
@@ -42,9 +54,10 @@ type source struct {
 	opts SourceOptions
 
 	phaseRunner
-	machine *fallback.Machine
-	report  *Report
-	started time.Time
+	protected
+	migration fallback.Migration
+	report    *Report
+	started   time.Time
 
 	keys    *keyPair
 	welcome *welcome
@@ -52,9 +65,11 @@ type source struct {
 	pages   *sender
 	dirty   Bitmap
 	round   int
-	renamed bool
+	touched bool // something has been done to the guest that may have to be undone
 
-	stopped time.Time // the guest was known to have stopped
+	stopped time.Time   // the guest was known to have stopped
+	tooLong *time.Timer // runs out when the pause is longer than allowed
+	cancel  context.CancelCauseFunc
 }
 
 // Migrate moves the guest dom away over link. On success it runs at the
@@ -62,7 +77,7 @@ type source struct {
 // that says where the guest is. The end of ctx cancels the migration, until GO
 // is sent. The report is never nil.
 func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts SourceOptions) (*Report, error) {
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	if opts.Policy == nil {
 		opts.Policy = StockPolicy
 	}
@@ -72,7 +87,7 @@ func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts Source
 	s := &source{
 		host: host, dom: dom, link: link, opts: opts, started: time.Now(),
 		phaseRunner: phaseRunner{observe: opts.Observe},
-		machine:     fallback.NewMachine(fallback.Source),
+		protected:   newProtected(fallback.SideSource, fallback.Source),
 		report:      &Report{ID: newID(), To: link.peer},
 	}
 	err := s.run(ctx)
@@ -81,10 +96,12 @@ func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts Source
 }
 
 func (s *source) run(ctx context.Context) error {
+	defer s.release()
 	defer func() { closeAll(s.conns) }()
 	// The link's end, whatever its cause, ends every phase before the commit.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	s.cancel = cancel
 	defer context.AfterFunc(s.link.Context(), func() { cancel(context.Cause(s.link.Context())) })()
 
 	err := s.runAll(ctx, []phase{
@@ -124,6 +141,13 @@ func (s *source) hello(ctx context.Context) error {
 		return err
 	}
 	s.report.Guest, s.report.From = info, host.Name
+	s.migration = fallback.Migration{
+		ID: s.report.ID, Side: fallback.SideSource, Guest: info.Name, UUID: info.UUID, Domid: info.Domid, Peer: s.link.peer,
+		Transport: s.opts.Transport,
+	}
+	if err := s.begin(ctx, s.opts.Protect, s.migration); err != nil {
+		return err
+	}
 	if info.State != StateRunning {
 		return fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
 	}
@@ -198,6 +222,10 @@ func (s *source) note(format string, args ...any) {
 }
 
 func (s *source) startLogDirty(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	s.touched = true
 	s.dirty = NewBitmap(s.dom.Pages())
 	s.dirty.SetAll(s.dom.Pages())
 	return s.dom.StartLogDirty(ctx)
@@ -249,6 +277,9 @@ func (s *source) endRound(stats RoundStats) {
 }
 
 func (s *source) suspend(ctx context.Context) error {
+	if _, err := s.step(fallback.EventAsked, nil); err != nil {
+		return err
+	}
 	asked := time.Now()
 	suspendCtx, cancel := context.WithTimeoutCause(ctx, s.opts.Limits.Suspend,
 		fmt.Errorf("%w within %s", ErrSuspendRefused, s.opts.Limits.Suspend))
@@ -258,7 +289,12 @@ func (s *source) suspend(ctx context.Context) error {
 	}
 	s.stopped = time.Now()
 	s.report.SuspendWait = s.stopped.Sub(asked)
-	_, err := s.machine.Step(fallback.EventSuspended)
+	if limit := s.opts.MaxDowntime; limit > 0 {
+		s.tooLong = time.AfterFunc(limit, func() {
+			s.cancel(fmt.Errorf("%w: %s", ErrDowntime, limit))
+		})
+	}
+	_, err := s.step(fallback.EventSuspended, nil)
 	return err
 }
 
@@ -325,40 +361,53 @@ func (s *source) awaitReady(ctx context.Context) error {
 		s.note("the verify round found %d pages that differ, the first are pfns %#x: backends in dom0 write pages"+
 			" that they share with a guest (rings, buffers) even while it is suspended; others must not differ", n, m.Ready.DifferFirst)
 	}
-	_, err = s.machine.Step(fallback.EventReady)
+	_, err = s.step(fallback.EventReady, nil)
 	return err
 }
 
 // rename frees the guest's name here, as xl does: the destination may be the
 // same host.
 func (s *source) rename(ctx context.Context) error {
-	if err := s.dom.Rename(ctx, s.report.Guest.Name+suffixAway); err != nil {
-		return err
-	}
-	s.renamed = true
-	return nil
+	return s.dom.Rename(ctx, s.report.Guest.Name+suffixAway)
 }
 
 // commit hands the guest over.
 func (s *source) commit(ctx context.Context) error {
+	if s.tooLong != nil && !s.tooLong.Stop() {
+		return fmt.Errorf("%w: %s", ErrDowntime, s.opts.MaxDowntime)
+	}
 	if err := context.Cause(s.link.Context()); err != nil {
 		return err // lost before GO: no reason for doubt
 	}
-	if _, err := s.machine.Step(fallback.EventSendGo); err != nil {
+	if _, err := s.step(fallback.EventSendGo, nil); err != nil {
 		return err
 	}
-	if err := s.link.send(&message{Kind: kindGo}); err != nil {
-		return err
-	}
-	m, _, err := s.link.receive(ctx, kindStarted, s.opts.Limits.Commit)
+	m, err := s.handOver(ctx)
+	event := fallback.EventStarted
 	if err != nil {
+		event = s.doubt(ctx, err)
+	}
+	if event == fallback.EventFailure {
 		return err
+	}
+	if _, stepErr := s.step(event, err); stepErr != nil || event == fallback.EventDiscarded {
+		return errors.Join(err, stepErr)
 	}
 	s.report.Downtime = time.Since(s.stopped)
-	s.report.Build = time.Duration(m.Started.BuildNs)
-	s.report.Start = time.Duration(m.Started.StartNs)
-	_, err = s.machine.Step(fallback.EventStarted)
-	return err
+	if m != nil {
+		s.report.Build = time.Duration(m.Started.BuildNs)
+		s.report.Start = time.Duration(m.Started.StartNs)
+	}
+	return nil
+}
+
+// handOver sends GO and waits for the answer.
+func (s *source) handOver(ctx context.Context) (*message, error) {
+	if err := s.link.send(&message{Kind: kindGo}); err != nil {
+		return nil, err
+	}
+	m, _, err := s.link.receive(ctx, kindStarted, s.opts.Limits.Commit)
+	return m, err
 }
 
 // destroy ends the guest here. It runs at the destination.
@@ -368,41 +417,28 @@ func (s *source) destroy(ctx context.Context) error {
 	if err := s.dom.Destroy(ctx); err != nil {
 		return err
 	}
-	if _, err := s.machine.Step(fallback.EventDestroyed); err != nil {
+	if _, err := s.step(fallback.EventDestroyed, nil); err != nil {
 		return err
 	}
 	_ = s.link.send(&message{Kind: kindAck}) // only so that the other end need not wait
 	return nil
 }
 
-// fail does what the table says after a failure: the one place where a guest
-// is resumed.
+// fail does what the table says after a failure.
 func (s *source) fail(cause error) *MigrateError {
 	seen := time.Now()
-	event := fallback.EventFailure
-	var said *PeerError
-	if s.machine.State() == fallback.SourceInDoubt && errors.As(cause, &said) {
-		event = fallback.EventDiscarded
-	}
-	stopped := s.machine.State() != fallback.SourceRunning
+	state := s.machine.State()
+	stopped := state != fallback.SourceRunning && state != fallback.SourceSuspending
 	failure := &MigrateError{Phase: s.current, Cause: cause}
-	do, err := s.machine.Step(event)
-	if err != nil {
-		failure.Cleanup = err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
-	defer cancel()
-	switch {
-	case do == fallback.DoResume:
-		failure.Outcome = OutcomeAtSource
-		if err := s.dom.Resume(ctx); err != nil {
-			failure.Outcome, failure.Cleanup = OutcomeSuspended, fmt.Errorf("resuming it failed: %w", err)
-		} else if stopped {
-			failure.ResumedAfter = time.Since(seen)
+	if state != fallback.SourceResuming { // the destination's word has not brought it there already
+		if _, err := s.step(fallback.EventFailure, cause); err != nil {
+			failure.Cleanup = err
 		}
-		s.link.abort(cause)
-		failure.Cleanup = errors.Join(failure.Cleanup, s.dom.StopLogDirty(ctx), s.renameBack(ctx))
-	case s.machine.State() == fallback.SourceInDoubt:
+	}
+	switch s.machine.State() {
+	case fallback.SourceResuming:
+		s.resume(failure, seen, stopped)
+	case fallback.SourceInDoubt:
 		failure.Outcome = OutcomeInDoubt
 	default:
 		failure.Outcome = OutcomeLeftover
@@ -410,12 +446,31 @@ func (s *source) fail(cause error) *MigrateError {
 	return failure
 }
 
-func (s *source) renameBack(ctx context.Context) error {
-	if !s.renamed {
-		return nil
+// resume makes the guest run on here: the one place where that is done.
+func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
+	defer cancel()
+	failure.Outcome = OutcomeAtSource
+	if !s.touched { // nor is it known to be in a state that this program has brought about
+		s.link.abort(failure.Cause)
+		_, failure.Cleanup = s.step(fallback.EventResumed, nil)
+		return
 	}
-	s.renamed = false
-	return s.dom.Rename(ctx, s.report.Guest.Name)
+	err := s.dom.Resume(ctx)
+	if err == nil && stopped {
+		failure.ResumedAfter = time.Since(seen)
+	}
+	s.link.abort(failure.Cause)
+	undo := errors.Join(s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
+	event := fallback.EventResumed
+	if err != nil {
+		failure.Outcome, event = OutcomeSuspended, fallback.EventFailure
+		undo = errors.Join(fmt.Errorf("resuming it failed: %w", err), undo)
+	} else if undo != nil {
+		event = fallback.EventFailure // the guardian tries again
+	}
+	_, stepErr := s.step(event, undo)
+	failure.Cleanup = errors.Join(failure.Cleanup, undo, stepErr)
 }
 
 func (s *source) finishReport(err error) {

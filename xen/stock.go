@@ -151,7 +151,7 @@ func (s *stockReceiver) Commit() error {
 // After and Codec are ignored.
 func MigrateStock(ctx context.Context, host Host, dom Domain, conn io.ReadWriteCloser, opts SaveOptions) (*SaveReport, error) {
 	defer conn.Close()
-	opts.Limits = opts.Limits.withDefaults()
+	opts.Limits = opts.Limits.WithDefaults()
 	opts.Live, opts.After, opts.Codec = true, AfterDestroy, nil
 	conn = &patientConn{conn, 0, opts.Limits.Silence} // what is waited for has limits of its own
 	peer := &stockReceiver{ctx: ctx, conn: conn, dom: dom, limits: opts.Limits}
@@ -191,7 +191,7 @@ func (s *stockReceiver) meet(ctx context.Context) error {
 // of conn. On success it runs here, or is paused. On failure nothing of it is
 // left, unless the error says so. The report is never nil.
 func ReceiveStock(ctx context.Context, host Host, conn io.ReadWriteCloser, opts RestoreOptions) (*RestoreReport, error) {
-	limits := opts.Limits.withDefaults()
+	limits := opts.Limits.WithDefaults()
 	// A stock sender is silent while its guest suspends: for up to 60 s.
 	conn = &patientConn{conn, limits.Ready, limits.Silence}
 	r := newRestore(host, conn, opts)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,7 +21,7 @@ func migrateCommand() *cli.Command {
 			"then the guest is suspended for the rest, and runs on at <host>. If anything\n" +
 			"fails it runs on here. <host> is what ssh takes, or sim:NAME for a simulated\n" +
 			"host. The options of one letter mean what they mean for xl migrate.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "s", Value: "ssh", Usage: "use `sshcommand` instead of ssh; it is passed to sh. Empty: <host> itself is the whole command that starts the receiver"},
 			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background at <host> for the death of the domain"},
 			&cli.StringFlag{Name: "C", Usage: "send the configuration in the file `config` instead of the one that the guest was made with"},
@@ -33,11 +32,9 @@ func migrateCommand() *cli.Command {
 			&cli.StringFlag{Name: "data", Value: string(xen.DataTLS), Usage: "how the pages travel: `tls` (TCP connections of their own, encrypted), plain (the same, not encrypted), ssh (over the control connection)"},
 			&cli.IntFlag{Name: "connections", Value: 1, Usage: fmt.Sprintf("data connections, 1 to %d", xen.MaxConnections)},
 			&cli.StringFlag{Name: "receiver", Value: "xenferry", Usage: "the `command` that is xenferry at <host>"},
-			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to suspend"},
-			&cli.DurationFlag{Name: "silence-timeout", Value: xen.DefaultLimits.Silence, Usage: "give up when nothing at all comes from <host> for so long"},
 			&cli.BoolFlag{Name: "stock", Usage: "speak to stock xl at <host>; this is done by itself where xenferry is not found there"},
 			jsonFlag,
-		},
+		}, cliLimitFlags()...),
 		OnUsageError: usageError,
 		Action:       migrate,
 	}
@@ -74,7 +71,16 @@ func migrate(c *cli.Context) error {
 	}
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
 	args.Observe = show.event
-	report, err := migrateTo(c.Context, host, info, c.Args().Get(1), command, args)
+	args.Protect = protect(c, args.Limits)
+	args.Ask = peer{args.Limits}.Ask
+	args.Transport = command
+	ctx := c.Context
+	if d := c.Duration("deadline"); d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, d, fmt.Errorf("%w: %s", xen.ErrDeadline, d))
+		defer cancel()
+	}
+	report, err := migrateTo(ctx, host, info, c.Args().Get(1), command, args)
 	show.close()
 	if errors.Is(err, errNoReceiver) && stockPossible(c) {
 		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl, over ssh alone\n", c.Args().Get(1))
@@ -95,16 +101,15 @@ func migrateArgs(c *cli.Context) (xen.SourceOptions, error) {
 	if n := c.Int("connections"); n < 1 || n > xen.MaxConnections {
 		return xen.SourceOptions{}, usagef("--connections %d: 1 to %d are possible", n, xen.MaxConnections)
 	}
-	for _, name := range []string{"suspend-timeout", "silence-timeout"} {
-		if d := c.Duration(name); d < time.Second {
-			return xen.SourceOptions{}, usagef("--%s %s: it must be one second or more", name, d)
-		}
+	limits, err := limitsOf(c)
+	if err != nil {
+		return xen.SourceOptions{}, err
 	}
 	return xen.SourceOptions{
 		Program: version(), Data: mode, Connections: c.Int("connections"),
 		Verify: c.Bool("debug"), MemoryHash: c.Bool("memory-hash"),
 		LeavePaused: c.Bool("p"), KeepDomid: c.Bool("D"),
-		Limits: xen.Limits{Suspend: c.Duration("suspend-timeout"), Silence: c.Duration("silence-timeout")},
+		MaxDowntime: c.Duration("max-downtime"), Limits: limits,
 	}, nil
 }
 

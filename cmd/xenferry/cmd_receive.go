@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/xenferry/xenferry/fallback"
 	"github.com/xenferry/xenferry/xen"
 )
 
@@ -46,6 +48,9 @@ func receive(c *cli.Context) error {
 	if strings.HasPrefix(uri, simPrefix) {
 		opts.Listen = []net.IP{net.IPv4(127, 0, 0, 1)} // both simulated hosts are on this machine
 	}
+	opts.Monitored = uri == xenURI && !c.Bool("e")
+	opts.Protect = protect(c, xen.Limits{})
+	opts.Answer = answer(c, host)
 	opts.Prefer = sshAddress(os.Getenv("SSH_CONNECTION"))
 	report, err := xen.Receive(c.Context, host, link, opts)
 	switch {
@@ -54,11 +59,30 @@ func receive(c *cli.Context) error {
 	case err != nil:
 		return told{err}
 	}
+	if report.Asked {
+		return nil
+	}
 	logrus.Infof("guest %s from %s is domain %d here", report.Guest.Name, report.From, report.Domid)
-	if uri == xenURI && !c.Bool("e") {
+	if opts.Monitored {
 		startMonitor(report.Domid)
 	}
 	return nil
+}
+
+// answer returns what answers a source that asks after a migration.
+func answer(c *cli.Context, host xen.Host) func(ctx context.Context, id, uuid string) (fallback.Answer, error) {
+	return func(ctx context.Context, id, uuid string) (fallback.Answer, error) {
+		store, _, err := openStore(c)
+		if err != nil {
+			return fallback.AnswerPending, err
+		}
+		before, _ := store.Read(id, fallback.SideDestination)
+		known, err := xen.NewRecovery(host, store, nil, xen.Limits{}).Answer(ctx, id, uuid)
+		if known == fallback.AnswerStarted && !before.Finished { // started by this very question
+			keepMonitored(c, store, id, fallback.SideDestination)
+		}
+		return known, err
+	}
 }
 
 // sshAddress returns the address of this host that the source's ssh reached,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/xenferry/xenferry/fallback"
 	"github.com/xenferry/xenferry/savefmt"
 	"github.com/xenferry/xenferry/xen"
 )
@@ -63,6 +64,7 @@ func exitCode(err error) int {
 	var usage usageErr
 	var failure *xen.MigrateError
 	var unsaved *xen.SaveError
+	var left unfinished
 	switch {
 	case err == nil:
 		return exitOK
@@ -74,6 +76,11 @@ func exitCode(err error) int {
 		return saveExitCode(unsaved)
 	case isDamage(err):
 		return exitDamaged
+	case errors.As(err, &left):
+		if left.State == fallback.SourceInDoubt {
+			return exitInDoubt
+		}
+		return exitFailed
 	case errors.Is(err, context.Canceled):
 		return exitCancelled
 	case errors.Is(err, xen.ErrNoDomain):

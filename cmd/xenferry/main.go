@@ -49,6 +49,7 @@ func newApp() *cli.App {
 				Name: "connect", Aliases: []string{"c"}, EnvVars: []string{"XENFERRY_CONNECT"}, Value: xenURI,
 				Usage: "the host to work on: `xen` (this machine), or sim:NAME for a simulated one",
 			},
+			stateDirFlag,
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log what is done, to stderr"},
 		},
 		Before: func(c *cli.Context) error {
@@ -62,6 +63,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			migrateCommand(), receiveCommand(), stockReceiveCommand(), saveCommand(), restoreCommand(), verifyCommand(), convertCommand(),
 			listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
+			statusCommand(), recoverCommand(), resolveCommand(), guardianCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 		OnUsageError:   usageError,

@@ -82,6 +82,11 @@ func Run(t *testing.T, target Target) {
 		{"ReceiveNoMemory", (*suite).receiveNoMemory},
 		{"ReceiveAbandoned", (*suite).receiveAbandoned},
 		{"ReceiveAbandonedHalfCopied", (*suite).receiveHalfCopied},
+		{"ReopenSuspended", (*suite).reopenSuspended},
+		{"DiscardRunning", (*suite).discardRunning},
+		{"DiscardUnfinished", (*suite).discardUnfinished},
+		{"DiscardFinished", (*suite).discardFinished},
+		{"StartFinished", (*suite).startFinished},
 		{"MoveAndDestroySource", (*suite).move},
 		{"Destroy", (*suite).destroy},
 	}

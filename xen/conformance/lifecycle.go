@@ -233,12 +233,10 @@ func (s *suite) copyPages(t *testing.T, dom xen.Domain, in xen.Incoming, which x
 	})
 }
 
-// A whole live migration by hand: the guest is then at the peer, and a new one
-// takes its place here.
-func (s *suite) move(t *testing.T) {
-	h, dom := s.open(t)
-	peer := s.peer(t)
-	name := s.info(t, dom).Name
+// arrive copies the guest live to the peer, by hand. It is then suspended here
+// and complete and paused there, as name--incoming.
+func (s *suite) arrive(t *testing.T, dom xen.Domain, peer xen.Host, name string) xen.Incoming {
+	t.Helper()
 	in := s.receive(t, peer, dom, name+"--incoming")
 	s.loadStatic(t, dom, in)
 
@@ -253,7 +251,16 @@ func (s *suite) move(t *testing.T) {
 	final, err := dom.FinalState(s.context(t))
 	must(t, "final state", err)
 	must(t, "finish", in.Finish(s.context(t), final))
+	return in
+}
 
+// A whole live migration by hand: the guest is then at the peer, and a new one
+// takes its place here.
+func (s *suite) move(t *testing.T) {
+	h, dom := s.open(t)
+	peer := s.peer(t)
+	name := s.info(t, dom).Name
+	in := s.arrive(t, dom, peer, name)
 	got, err := peer.Find(s.context(t), name+"--incoming")
 	must(t, "find what has arrived", err)
 	if got.State != xen.StatePaused {

@@ -158,6 +158,7 @@ func (d *hosted) unpause(ctx context.Context) error {
 	if d.ctl.state().state() == guestStarting {
 		return fmt.Errorf("%s is not complete: it cannot run yet", d)
 	}
+	d.unused.Store(false)
 	return d.run(ctx, obeyLimit)
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ type hosted struct {
 	changed chan struct{} // closed and replaced when the guest has notified
 	refs    int           // users of the fields above; the server's table is one
 
+	unused    atomic.Bool   // it has arrived, or is arriving, and was never let run
 	exited    chan struct{} // closed when the process has ended
 	destroyed chan struct{} // closed when the domain is to end
 	destroy   sync.Once

@@ -35,6 +35,7 @@ const (
 	opDestroy = "destroy"
 	opStatus  = "status"
 	opVerify  = "verify"
+	opDiscard = "discard"
 )
 
 // dom0Name is the name of the host itself in its list of domains, as on Xen.
@@ -53,6 +54,8 @@ func (s *server) dispatch(ctx context.Context, req *request) (*reply, error) {
 		return s.create(ctx, req.Guest)
 	case opReceive:
 		return s.receive(req.Spec)
+	case opDiscard:
+		return &reply{}, s.discard(req.Domid, req.UUID)
 	case opShutdown:
 		s.stop(errStopping)
 		<-s.ended
@@ -265,6 +268,30 @@ func (s *server) rename(d *hosted, name string) error {
 	return nil
 }
 
+// discard destroys the copy of that UUID, if it has never run: domain domid, or
+// whichever there is if that is 0.
+func (s *server) discard(domid uint32, uuid string) error {
+	s.mu.Lock()
+	var copies []*hosted
+	for _, d := range s.domains {
+		if d.cfg.UUID == uuid && (d.domid == domid || domid == 0 && d.unused.Load()) {
+			d.retain()
+			copies = append(copies, d)
+		}
+	}
+	s.mu.Unlock()
+	var errs error
+	for _, d := range copies {
+		if !d.unused.Load() {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", d, xen.ErrHasRun))
+		} else {
+			errs = errors.Join(errs, s.destroy(d))
+		}
+		d.release()
+	}
+	return errs
+}
+
 // destroy ends a domain. Whoever comes second waits for the first.
 func (s *server) destroy(d *hosted) error {
 	err := d.end()
@@ -321,6 +348,9 @@ func (s *server) receive(spec *xen.Spec) (*reply, error) {
 		return nil, err
 	}
 	cfg.Name = spec.Name
+	if spec.UUID != "" {
+		cfg.UUID = spec.UUID
+	}
 	if err := checkGuestName(cfg.Name); err != nil {
 		return nil, err
 	}
@@ -331,6 +361,7 @@ func (s *server) receive(spec *xen.Spec) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.unused.Store(true)
 	rep := s.opened(d)
 	rep.done = d.release
 	return rep, nil

@@ -36,6 +36,7 @@ type request struct {
 	Domid   uint32           `json:"domid,omitempty"`
 	Serial  uint64           `json:"serial,omitempty"` // of the domain, 0 for any
 	Name    string           `json:"name,omitempty"`
+	UUID    string           `json:"uuid,omitempty"`
 	Guest   *GuestConfig     `json:"guest,omitempty"`
 	Spec    *xen.Spec        `json:"spec,omitempty"`
 	Records []savefmt.Record `json:"records,omitempty"`
@@ -73,6 +74,7 @@ var failureKinds = map[string]error{
 	"name-taken":      xen.ErrNameTaken,
 	"no-memory":       xen.ErrNoMemory,
 	"suspend-refused": xen.ErrSuspendRefused,
+	"has-run":         xen.ErrHasRun,
 	"unsupported":     xen.ErrUnsupported,
 }
 

@@ -110,6 +110,16 @@ func (g *config) uuid() [16]byte {
 	return *(*[16]byte)(unsafe.Pointer(&g.p.c_info.uuid))
 }
 
+// setUUID sets the UUID that the guest is built with.
+func (g *config) setUUID(text string) error {
+	cText := C.CString(text)
+	defer C.free(unsafe.Pointer(cText))
+	if C.libxl_uuid_from_string(&g.p.c_info.uuid, cText) != 0 {
+		return fmt.Errorf("guest UUID %.80q is not one", text)
+	}
+	return nil
+}
+
 // setName sets the name that the guest is built under.
 func (g *config) setName(name string) {
 	C.free(unsafe.Pointer(g.p.c_info.name))

@@ -34,6 +34,7 @@ type domain struct {
 	dirty        *xenctrl.DirtyLog
 	logDirty     bool   // Xen logs
 	qemuLogDirty bool   // QEMU logs
+	leftover     bool   // a dead sender may have made either log
 	deviceState  []byte // QEMU's, from Suspend on
 
 	closing  sync.Once

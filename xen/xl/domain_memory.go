@@ -76,10 +76,15 @@ func (d *domain) checkPages() error {
 // StopLogDirty switches both off. A domain that is gone has nothing to stop.
 func (d *domain) StopLogDirty(ctx context.Context) error {
 	var err error
+	if d.leftover {
+		err = d.takeOverLog(ctx)
+	}
 	if d.logDirty {
-		if err = d.h.xc.DisableLogDirty(d.domid); err == nil || isGone(err) {
-			d.logDirty, err = false, nil
+		xenErr := d.h.xc.DisableLogDirty(d.domid)
+		if xenErr == nil || isGone(xenErr) {
+			d.logDirty, xenErr = false, nil
 		}
+		err = errors.Join(err, xenErr)
 	}
 	if d.qemuLogDirty {
 		qemuErr := d.qemu.setLogDirty(ctx, false)
@@ -89,6 +94,21 @@ func (d *domain) StopLogDirty(ctx context.Context) error {
 		err = errors.Join(err, qemuErr)
 	}
 	return err
+}
+
+// takeOverLog makes logging that a dead sender may have left on our own. QEMU
+// must be told to log before it is told to stop: it does not survive being told
+// to stop what it does not do.
+func (d *domain) takeOverLog(ctx context.Context) error {
+	d.leftover, d.logDirty = false, true
+	if d.qemu == nil || d.gone() {
+		return nil
+	}
+	if err := d.qemu.setLogDirty(ctx, true); err != nil {
+		return fmt.Errorf("domain %d: %w", d.domid, err)
+	}
+	d.qemuLogDirty = true
+	return nil
 }
 
 // batchMapping is a Batch's Mapping for a domain of ours.

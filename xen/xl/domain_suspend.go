@@ -65,8 +65,11 @@ func (d *domain) Resume(ctx context.Context) error {
 		err = d.resumeSuspended()
 	case f.Shutdown():
 		return fmt.Errorf("domain %d has shut down (%v), it cannot be resumed", d.domid, f.ShutdownReason())
-	case d.qemu != nil:
-		err = d.qemu.ensureRunning(ctx)
+	default:
+		// A request that it has not seen yet would suspend it later.
+		if _, err = d.clearRequest(); err == nil && d.qemu != nil {
+			err = d.qemu.ensureRunning(ctx)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("domain %d: resume: %w", d.domid, err)

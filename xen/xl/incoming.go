@@ -115,6 +115,12 @@ func guestConfig(ctx context.Context, c *libxl, spec xen.Spec) (*config, error) 
 		cfg.free()
 		return nil, fmt.Errorf("the guest is said to be of type %s, its configuration is for type %q", spec.Type, t)
 	}
+	if spec.UUID != "" {
+		if err := cfg.setUUID(spec.UUID); err != nil {
+			cfg.free()
+			return nil, err
+		}
+	}
 	cfg.setName(spec.Name)
 	cfg.setDomid(spec.Domid)
 	need, err := c.needKiB(cfg)

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/xenferry/xenferry/fallback"
+	"github.com/xenferry/xenferry/xen"
+)
+
+func recoverCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "recover",
+		Usage:     "finish the migrations of this host that a crash or a reboot has cut short",
+		ArgsUsage: "<id>...",
+		Description: "Does what the journals allow: lets a guest run on here, destroys a copy that\n" +
+			"never ran, or the suspended one of a guest that has moved; asks the destination\n" +
+			"where only that knows. Guests that a program still works on are left alone.",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "all unfinished migrations"},
+			jsonFlag,
+		},
+		OnUsageError: usageError,
+		Action:       recoverMigrations,
+	}
+}
+
+// recovered is what recover did to one migration.
+type recovered struct {
+	ID    string         `json:"id"`
+	Side  fallback.Side  `json:"side"`
+	Guest string         `json:"guest"`
+	Peer  string         `json:"peer"`
+	State fallback.State `json:"state"`
+	Done  bool           `json:"done"` // nothing is left to do
+	Error string         `json:"error,omitempty"`
+}
+
+func recoverMigrations(c *cli.Context) error {
+	if c.Bool("all") == (c.NArg() > 0) {
+		return usagef("recover takes --all or the ids of migrations (see xenferry status)")
+	}
+	store, _, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	work, err := toRecover(c, store)
+	if err != nil {
+		return err
+	}
+	if len(work) == 0 {
+		return printRecovered(c, nil)
+	}
+	recovery, closeHost, err := openRecovery(c, store)
+	if err != nil {
+		return err
+	}
+	defer closeHost()
+	var results []recovered
+	for _, sum := range work {
+		results = append(results, recoverOne(c, recovery, sum))
+	}
+	return printRecovered(c, results)
+}
+
+// openRecovery opens the host that is worked on, to recover its migrations.
+func openRecovery(c *cli.Context, store *fallback.Store) (*fallback.Recovery, func() error, error) {
+	host, err := openHost(c.Context, c.String("connect"))
+	if err != nil {
+		return nil, nil, err
+	}
+	return xen.NewRecovery(host, store, peer{}, xen.Limits{}), host.Close, nil
+}
+
+// toRecover returns the unfinished migrations, or both sides of those that are
+// named.
+func toRecover(c *cli.Context, store *fallback.Store) ([]fallback.Summary, error) {
+	all, err := store.List()
+	if c.Bool("all") {
+		var work []fallback.Summary
+		for _, sum := range all {
+			if !sum.Finished {
+				work = append(work, sum)
+			}
+		}
+		return work, err
+	}
+	var work []fallback.Summary
+	for _, id := range c.Args().Slice() {
+		found := len(work)
+		for _, sum := range all {
+			if sum.ID == id {
+				work = append(work, sum)
+			}
+		}
+		if len(work) == found {
+			return nil, errors.Join(fmt.Errorf("migration %s: %w", id, fallback.ErrUnknown), err)
+		}
+	}
+	return work, nil
+}
+
+func recoverOne(c *cli.Context, recovery *fallback.Recovery, sum fallback.Summary) recovered {
+	r := recovered{ID: sum.ID, Side: sum.Side, Guest: sum.Guest, Peer: sum.Peer, State: sum.State, Done: sum.Finished}
+	j, err := recovery.Store.Open(sum.ID, sum.Side)
+	if err == nil {
+		defer j.Close()
+		err = recovery.Run(c.Context, j)
+		r.State, r.Done = j.State(), j.Finished()
+		if r.Done && !sum.Finished {
+			keepMonitored(c, recovery.Store, sum.ID, sum.Side)
+		}
+	}
+	if err != nil && !r.Done {
+		r.Error = err.Error()
+	}
+	return r
+}
+
+// unfinished is what recover and resolve return while something is left.
+type unfinished struct{ recovered }
+
+func (u unfinished) Error() string {
+	return fmt.Sprintf("guest %s of migration %s is %s: %s", u.Guest, u.ID, u.State, u.recovered.Error)
+}
+
+func printRecovered(c *cli.Context, results []recovered) error {
+	var errs error
+	for _, r := range results {
+		if !r.Done {
+			errs = errors.Join(errs, unfinished{r})
+		}
+	}
+	if c.Bool(jsonFlag.Name) {
+		if results == nil {
+			results = []recovered{}
+		}
+		return errors.Join(errs, json.NewEncoder(c.App.Writer).Encode(results))
+	}
+	for _, r := range results {
+		if r.Done {
+			fmt.Fprintf(c.App.Writer, "%s (migration %s, here the %s): %s\n", r.Guest, r.ID, r.Side, inWords(r.Side, r.State))
+		}
+	}
+	return errs
+}
+
+// inWords says what a state means for the guest.
+func inWords(side fallback.Side, s fallback.State) string {
+	if side == fallback.SideDestination {
+		switch s {
+		case fallback.DestinationRunning, fallback.DestinationSettled:
+			return "it runs here"
+		case fallback.DestinationDiscarded:
+			return "its copy here is gone"
+		case fallback.DestinationUnsure:
+			return "it was handed over to this host and is not there: it may have run; the source keeps it suspended if it still has it"
+		}
+		return string(s)
+	}
+	switch s {
+	case fallback.SourceResumed:
+		return "it runs on here"
+	case fallback.SourceGone:
+		return "it runs at the destination, its copy here is destroyed"
+	case fallback.SourceLost:
+		return "it was on this host when that went down, and has not moved: start it again here"
+	case fallback.SourceInDoubt:
+		return "in doubt: it was handed over, and only the destination knows whether it runs there"
+	}
+	return string(s)
+}

@@ -1,0 +1,264 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/xenferry/xenferry/fallback"
+	"github.com/xenferry/xenferry/xen"
+	"github.com/xenferry/xenferry/xen/sim"
+)
+
+// store returns the journals of a host of the lab.
+func (l *lab) store(host string) *fallback.Store {
+	l.t.Helper()
+	disk, err := fallback.OpenDir(filepath.Join(os.Getenv(sim.DirEnv), host+".state"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return fallback.NewStore(disk)
+}
+
+// only returns the one migration that a host knows.
+func (l *lab) only(host string) (fallback.Summary, bool) {
+	all, err := l.store(host).List()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if len(all) == 0 {
+		return fallback.Summary{}, false
+	}
+	return all[len(all)-1], true
+}
+
+// awaitState waits until the journal of a host's last migration says so.
+func (l *lab) awaitState(host string, want ...fallback.State) {
+	l.t.Helper()
+	var last fallback.Summary
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		last, _ = l.only(host)
+		for _, w := range want {
+			if last.State == w {
+				return
+			}
+		}
+	}
+	l.t.Fatalf("%s: the migration is %q and never got %q\n%s", host, last.State, want, l.guardianLog(host))
+}
+
+func (l *lab) guardianLog(host string) string {
+	text, _ := os.ReadFile(filepath.Join(os.Getenv(sim.DirEnv), host+".state", guardianLog))
+	return string(text)
+}
+
+// awaitRunning waits until the guest runs on a host, and returns how long that
+// took.
+func (l *lab) awaitRunning(h *sim.Host) time.Duration {
+	l.t.Helper()
+	begun := time.Now()
+	for time.Since(begun) < 20*time.Second {
+		if info, err := h.Find(l.context(), l.guest.Name); err == nil && info.State == xen.StateRunning {
+			return time.Since(begun)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	l.t.Fatalf("guest %s does not run\n%s", l.guest.Name, l.guardianLog("alpha"))
+	return 0
+}
+
+// guardians returns the guardians of a host's migrations.
+func guardians(t *testing.T, host string) (pids []int) {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(os.Getenv(sim.DirEnv), host+".state")
+	for _, path := range lines {
+		text, _ := os.ReadFile(path)
+		words := strings.Split(string(text), "\x00")
+		if len(words) > 5 && words[4] == dir && words[5] == "guardian" {
+			pid, err := strconv.Atoi(strings.Split(path, "/")[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func kill(t *testing.T, pid int, sig syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, sig); err != nil {
+		t.Fatalf("kill %d: %v", pid, err)
+	}
+}
+
+// TestGuardianOfSource kills or stops the sender while memory is copied, and
+// while the guest is suspended.
+func TestGuardianOfSource(t *testing.T) {
+	for _, state := range []fallback.State{fallback.SourceRunning, fallback.SourceSuspended} {
+		for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+			t.Run(fmt.Sprintf("%s/%v", state, sig), func(t *testing.T) {
+				l := newLab(t, sim.GuestConfig{MemMiB: 256})
+				r := l.startMigration("--debug", "--memory-hash", "--silence-timeout", "2s", "db1", "sim:beta")
+				r.await(t, "copy")
+				l.awaitState("alpha", state)
+				kill(t, r.cmd.Process.Pid, sig)
+				l.awaitState("alpha", fallback.SourceResumed)
+				t.Logf("runs again, and all is put back, after %s", l.awaitRunning(l.alpha))
+				l.eventuallyEmpty(l.beta)
+				l.awaitState("beta", fallback.DestinationDiscarded)
+				l.expectAt(l.alpha, l.beta)
+			})
+		}
+	}
+}
+
+// TestKilledWhileGuestSuspends: the guest follows the request of a sender that
+// is dead by then.
+func TestKilledWhileGuestSuspends(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{SuspendDelay: 500 * time.Millisecond})
+	r := l.startMigration("--suspend-timeout", "2s", "db1", "sim:beta")
+	l.awaitState("alpha", fallback.SourceSuspending)
+	kill(t, r.cmd.Process.Pid, syscall.SIGKILL)
+	l.awaitState("alpha", fallback.SourceResumed)
+	l.eventuallyEmpty(l.beta)
+	l.expectAt(l.alpha, l.beta)
+}
+
+// TestGuardianOfDestination kills or stops the receiver.
+func TestGuardianOfDestination(t *testing.T) {
+	for _, state := range []fallback.State{fallback.SourceRunning, fallback.SourceSuspended} {
+		for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+			t.Run(fmt.Sprintf("%s/%v", state, sig), func(t *testing.T) {
+				l := newLab(t, sim.GuestConfig{MemMiB: 256})
+				r := l.startMigration("--debug", "--memory-hash", "--silence-timeout", "2s", "db1", "sim:beta")
+				r.await(t, "copy")
+				receiver := r.receiver(t)
+				l.awaitState("alpha", state)
+				kill(t, receiver, sig)
+				if code, report := r.end(t); code != exitAtSource || report.Outcome != xen.OutcomeAtSource {
+					t.Errorf("exit %d, report %+v", code, report)
+				}
+				_ = syscall.Kill(receiver, syscall.SIGKILL) // or its guardian does, in 20 s
+				l.eventuallyEmpty(l.beta)
+				l.awaitState("beta", fallback.DestinationDiscarded)
+				l.expectAt(l.alpha, l.beta)
+			})
+		}
+	}
+}
+
+// TestRecover: the guardian is killed as well, as by a reboot of dom0's
+// programs; recover does its work.
+func TestRecover(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{MemMiB: 256})
+	r := l.startMigration("--debug", "--memory-hash", "db1", "sim:beta")
+	r.await(t, "copy")
+	l.awaitState("alpha", fallback.SourceSuspended)
+	for _, pid := range guardians(t, "alpha") {
+		kill(t, pid, syscall.SIGKILL)
+	}
+	kill(t, r.cmd.Process.Pid, syscall.SIGKILL)
+	_ = r.cmd.Wait()
+	l.eventuallyEmpty(l.beta)
+	code, out, errs := l.xenferry("-c", "sim:alpha", "status", "--json")
+	var list []migrationStatus
+	if err := json.Unmarshal([]byte(out), &list); err != nil || code != exitOK || len(list) != 1 || list[0].Guest != "db1" || list[0].WorkedOn {
+		t.Fatalf("status: exit %d, %v: %s%s", code, err, out, errs)
+	}
+	if code, _, errs := l.xenferry("-c", "sim:alpha", "migrate", "db1", "sim:beta"); code == exitOK || !strings.Contains(errs, "recover") {
+		t.Errorf("another migration before recover: exit %d: %s", code, errs)
+	}
+	if code, out, errs := l.xenferry("-c", "sim:alpha", "recover", "--all"); code != exitOK || !strings.Contains(out, "runs on here") {
+		t.Errorf("recover: exit %d: %s%s", code, out, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+	if code, out, _ := l.xenferry("-c", "sim:alpha", "recover", "--all", "--json"); code != exitOK || out != "[]\n" {
+		t.Errorf("recover again: exit %d: %s", code, out)
+	}
+}
+
+// inDoubt makes a migration whose sender died after GO, and whose destination
+// is reached by transport.
+func (l *lab) inDoubt(transport string) fallback.Migration {
+	l.t.Helper()
+	info, err := l.alpha.Find(l.context(), "db1")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	dom, err := l.alpha.Open(l.context(), info.Domid)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := dom.Suspend(l.context()); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := dom.Rename(l.context(), "db1--migratedaway"); err != nil {
+		l.t.Fatal(err)
+	}
+	_ = dom.Close()
+	m := fallback.Migration{
+		ID: strings.Repeat("0a", 16), Side: fallback.SideSource, Guest: "db1", UUID: info.UUID, Domid: info.Domid,
+		Peer: "beta", Transport: transport,
+	}
+	j, err := l.store("alpha").Begin(m, fallback.Record{State: fallback.SourceInDoubt})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	_ = j.Close()
+	return m
+}
+
+// TestInDoubt: a destination that does not know the migration promises never to
+// run it, and the guest runs on at the source.
+func TestInDoubt(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	transport, err := simReceiver("beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := l.inDoubt(transport)
+	if code, out, errs := l.xenferry("-c", "sim:alpha", "recover", m.ID); code != exitOK {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+	if sum, _ := l.only("beta"); sum.ID != m.ID || sum.State != fallback.DestinationDiscarded {
+		t.Errorf("the destination has recorded %+v", sum)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	m := l.inDoubt("exit 1")
+	if code, out, errs := l.xenferry("-c", "sim:alpha", "recover", "--all"); code != exitInDoubt || !strings.Contains(errs, "in doubt") {
+		t.Errorf("recover without a destination: exit %d: %s%s", code, out, errs)
+	}
+	for _, args := range [][]string{{"--resume"}, {"--resume", "--yes-i-know", "gamma"}, {"--resume", "--destroy"}, {}} {
+		if code, _, errs := l.xenferry(append(append([]string{"-c", "sim:alpha", "resolve"}, args...), m.ID)...); code != exitUsage {
+			t.Errorf("resolve %v: exit %d: %s", args, code, errs)
+		}
+	}
+	if code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", "--yes-i-know", "beta", m.ID); code != exitOK {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+}
+
+func TestResolveDestroy(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	m := l.inDoubt("exit 1")
+	if code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--destroy", "--yes-i-know", "beta", m.ID); code != exitOK {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	l.eventuallyEmpty(l.alpha)
+}

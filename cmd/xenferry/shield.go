@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/fallback"
+	"github.com/xenferry/xenferry/xen"
+)
+
+// What ward and guardian say to each other, a byte each.
+const (
+	sayReady = 'r' // guardian: I could act now
+	sayBeat  = 'b' // ward: I am alive
+	sayDone  = 'd' // ward: nothing is left to do
+)
+
+const (
+	beatEvery     = time.Second
+	guardianLimit = 20 * time.Second // for its start: libxl may be slow
+	guardianLog   = "guardian.log"
+	maxLog        = 1 << 20 // bytes, after which it begins anew
+)
+
+// shield is what outlives this process: a journal that it holds, and a
+// guardian that watches it. It implements xen.Protection.
+type shield struct {
+	journal *fallback.Journal
+	socket  *os.File
+	ended   chan struct{} // closed by Release
+	once    sync.Once
+}
+
+// protect returns what begins the journal of a migration on this host and
+// starts its guardian.
+func protect(c *cli.Context, limits xen.Limits) xen.Protect {
+	return func(_ context.Context, m fallback.Migration) (xen.Protection, error) {
+		store, dir, err := openStore(c)
+		if err != nil {
+			return nil, err
+		}
+		if err := store.Prune(time.Now()); err != nil {
+			return nil, err
+		}
+		if err := notTwice(store, m); err != nil {
+			return nil, err
+		}
+		journal, err := store.Begin(m)
+		if err != nil {
+			return nil, err
+		}
+		s := &shield{journal: journal, ended: make(chan struct{})}
+		if s.socket, err = startGuardian(c, dir, m, limits); err != nil {
+			_ = journal.Append(fallback.Record{State: untouched(m.Side), Note: err.Error()}, false)
+			_ = journal.Close()
+			return nil, err
+		}
+		go s.beat()
+		return s, nil
+	}
+}
+
+// notTwice refuses a guest of which an earlier migration from here is not at
+// its end: it may be in doubt.
+func notTwice(store *fallback.Store, m fallback.Migration) error {
+	all, err := store.List()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if m.Side == fallback.SideSource && other.Side == m.Side && !other.Finished && other.UUID == m.UUID && other.Domid == m.Domid {
+			return fmt.Errorf("migration %s of this guest has not come to its end, it is %q: see xenferry status, and use xenferry recover", other.ID, other.State)
+		}
+	}
+	return nil
+}
+
+// untouched is the end of a migration that has not begun.
+func untouched(side fallback.Side) fallback.State {
+	if side == fallback.SideSource {
+		return fallback.SourceResumed
+	}
+	return fallback.DestinationDiscarded
+}
+
+// startGuardian starts the guardian of this process, in a session of its own.
+func startGuardian(c *cli.Context, dir string, m fallback.Migration, limits xen.Limits) (*os.File, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	limitsText, err := json.Marshal(limits)
+	if err != nil {
+		return nil, err
+	}
+	log, err := openLog(filepath.Join(dir, guardianLog))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	me, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		_ = ours.Close()
+		return nil, fmt.Errorf("a handle on this process for its guardian: %w", err)
+	}
+	pidfd := os.NewFile(uintptr(me), "pidfd")
+	defer pidfd.Close()
+	cmd := exec.Command(self, "--connect", c.String("connect"), "--state-dir", dir,
+		"guardian", "--limits", string(limitsText), string(m.Side), m.ID)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{theirs, pidfd} // descriptors guardianSocket and guardianPidfd
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		_ = ours.Close()
+		return nil, fmt.Errorf("starting the guardian: %w", err)
+	}
+	go cmd.Wait() // only so that no zombie stays
+	return ours, nil
+}
+
+func socketPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "guardian"), os.NewFile(uintptr(fds[1]), "ward"), nil
+}
+
+func openLog(path string) (*os.File, error) {
+	flags := os.O_CREATE | os.O_APPEND | os.O_WRONLY
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
+		flags |= os.O_TRUNC
+	}
+	return os.OpenFile(path, flags, 0o600)
+}
+
+// Append implements xen.Protection.
+func (s *shield) Append(r fallback.Record, durable bool) error { return s.journal.Append(r, durable) }
+
+// Ready implements xen.Protection.
+func (s *shield) Ready(ctx context.Context) error {
+	_ = s.socket.SetReadDeadline(time.Now().Add(guardianLimit))
+	defer context.AfterFunc(ctx, func() { _ = s.socket.SetReadDeadline(time.Unix(1, 0)) })()
+	var b [1]byte
+	_, err := s.socket.Read(b[:])
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("the guardian of this migration has not started, see %s in the folder of the journals: %w", guardianLog, err)
+	}
+	return nil
+}
+
+// beat tells the guardian that this process does not hang.
+func (s *shield) beat() {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.ended:
+			return
+		case <-ticker.C:
+			_, _ = s.socket.Write([]byte{sayBeat})
+		}
+	}
+}
+
+// Release implements xen.Protection. A guardian that is left the rest learns so
+// from the end of this process, and from nothing before.
+func (s *shield) Release(finished bool) {
+	if !finished {
+		return
+	}
+	s.once.Do(func() {
+		close(s.ended)
+		_ = s.journal.Close()
+		_, _ = s.socket.Write([]byte{sayDone})
+		_ = s.socket.Close()
+	})
+}

@@ -1,0 +1,145 @@
+package fallback
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// OpenDir returns the disk whose journals are the files of a directory, which
+// it makes if need be. Nobody but its owner may look into it: a journal names
+// the command by which the other host is reached.
+func OpenDir(dir string) (Disk, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("folder of the journals: %w", err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("folder of the journals: %w", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("folder of the journals %s: must be your own, with mode 0700; correct it", dir)
+	}
+	return osDisk(dir), nil
+}
+
+// osDisk is a directory.
+type osDisk string
+
+// Create gives the file its name only when it is whole and on disk: there is
+// never half a first record under that name.
+func (d osDisk) Create(name string, contents []byte) (File, error) {
+	f, err := os.CreateTemp(string(d), "."+name+".*")
+	if err != nil {
+		return nil, err
+	}
+	err = d.fill(f, name, contents)
+	_ = os.Remove(f.Name())
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (d osDisk) fill(f *os.File, name string, contents []byte) error {
+	if err := hold(f); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(contents, 0); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), filepath.Join(string(d), name)); err != nil {
+		return err
+	}
+	return d.sync()
+}
+
+// sync makes the names in the directory durable.
+func (d osDisk) sync() error {
+	f, err := os.Open(string(d))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+func (d osDisk) Open(name string) (File, error) {
+	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_RDWR|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := hold(f); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+// hold takes the lock, which ends with the last process that has the file open.
+// That may be a child that libxl has forked and that still works on the guest.
+func hold(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrBusy
+	}
+	return err
+}
+
+func (d osDisk) Read(name string, limit int) ([]byte, error) {
+	f, err := os.OpenFile(filepath.Join(string(d), name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, int64(limit)))
+}
+
+func (d osDisk) Names() ([]string, error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// Remove removes a file that nobody holds.
+func (d osDisk) Remove(name string) error {
+	f, err := d.Open(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, ErrBusy):
+		return nil
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	return os.Remove(filepath.Join(string(d), name))
+}
+
+// osFile is a file of a directory.
+type osFile struct{ *os.File }
+
+func (f osFile) Read(limit int) ([]byte, error) {
+	return io.ReadAll(io.NewSectionReader(f.File, 0, int64(limit)))
+}
+
+// Sync waits for the contents only: size and name have not changed since
+// Create.
+func (f osFile) Sync() error { return unix.Fdatasync(int(f.Fd())) }

@@ -1,0 +1,120 @@
+package fallback
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Journal is the journal of one end of one migration, held: no other process
+// acts for this end until Close, or until this process ends. It belongs to one
+// goroutine.
+type Journal struct {
+	Migration Migration
+	Steps     []Record
+
+	file   File
+	end    int // where the next record goes
+	broken error
+}
+
+// State returns where this end stands.
+func (j *Journal) State() State { return stateOf(j.Migration, j.Steps) }
+
+func stateOf(m Migration, steps []Record) State {
+	if n := len(steps); n > 0 {
+		return steps[n-1].State
+	}
+	table, _ := m.Side.table() // parseJournal has checked it
+	return table[0].From
+}
+
+// Domid returns the id of the guest on this host, 0 if none was recorded.
+func (j *Journal) Domid() uint32 { return domidOf(j.Migration, j.Steps) }
+
+func domidOf(m Migration, steps []Record) uint32 {
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i].Domid != 0 {
+			return steps[i].Domid
+		}
+	}
+	return m.Domid
+}
+
+// Finished tells whether nothing is left to be done at this end.
+func (j *Journal) Finished() bool { return Finished(j.Migration.Side, j.State()) }
+
+// Finished tells whether in that state nothing is left to be done at that end.
+func Finished(side Side, s State) bool {
+	switch s {
+	case SourceGone, SourceResumed, SourceLost:
+		return side == SideSource
+	case DestinationRunning, DestinationSettled, DestinationDiscarded, DestinationUnsure:
+		return side == SideDestination
+	}
+	return false
+}
+
+// Append writes a step, and if durable waits until it is on disk. Once the disk
+// has refused a step, no later one counts as durable: what a disk says after an
+// error cannot be trusted.
+func (j *Journal) Append(r Record, durable bool) error {
+	if r.Time.IsZero() {
+		r.Time = time.Now().UTC()
+	}
+	r.Note = shorten(r.Note, maxNote)
+	b, err := encodeRecord(r)
+	if err != nil {
+		return err
+	}
+	if j.end+len(b) > journalSize {
+		return errors.New("the journal is full")
+	}
+	if _, err := j.file.WriteAt(b, int64(j.end)); err != nil {
+		j.broken = err
+		return fmt.Errorf("journal: %w", err)
+	}
+	j.end += len(b)
+	j.Steps = append(j.Steps, r)
+	if !durable {
+		return nil
+	}
+	return j.confirm()
+}
+
+// Record writes a step of the table; it is the OnStep of a Machine.
+func (j *Journal) Record(t Transition, note string) error {
+	if t.From == t.To {
+		return nil
+	}
+	return j.Append(Record{State: t.To, Note: note}, t.Durable)
+}
+
+// confirm waits until everything that was read is on disk: whoever wrote it may
+// have died, or hung, before the disk had it.
+func (j *Journal) confirm() error {
+	if j.broken == nil {
+		j.broken = j.file.Sync()
+	}
+	if j.broken != nil {
+		return fmt.Errorf("journal: %w", j.broken)
+	}
+	return nil
+}
+
+// Close gives the journal up to the next process.
+func (j *Journal) Close() error { return j.file.Close() }
+
+// shorten cuts a text to at most n bytes of whole characters.
+func shorten(s string, n int) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}

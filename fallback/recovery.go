@@ -1,0 +1,261 @@
+package fallback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+// Errors that a Host's methods wrap.
+var (
+	// ErrMissing: the domain is not there.
+	ErrMissing = errors.New("the domain is not there any more")
+	// ErrHasRun: the copy is not destroyed, as it has run.
+	ErrHasRun = errors.New("the copy has run")
+)
+
+// Host does to the guest of a migration what a journal allows. Each method is
+// idempotent, bounded in time, and touches no domain of another UUID.
+type Host interface {
+	// Resume lets the guest run on at the source, with everything put back:
+	// devices, log-dirty mode, name. A request to suspend that may still be
+	// under way is waited for.
+	Resume(ctx context.Context, j *Journal) error
+	// Destroy ends the suspended guest at the source.
+	Destroy(ctx context.Context, j *Journal) error
+	// Start gives the guest its name at the destination and lets it run.
+	Start(ctx context.Context, j *Journal) error
+	// Discard destroys the copy at the destination, however far it was built.
+	// It refuses one that has run: ErrHasRun.
+	Discard(ctx context.Context, j *Journal) error
+	// Runs tells whether a domain of that UUID runs on this host.
+	Runs(ctx context.Context, uuid string) (bool, error)
+}
+
+// Answer is what a destination says of a migration to a source in doubt.
+type Answer string
+
+// The answers.
+const (
+	AnswerStarted   Answer = "started"   // the guest runs here
+	AnswerDiscarded Answer = "discarded" // it does not and will never, of this migration
+	AnswerPending   Answer = "pending"   // not decided: ask again
+	AnswerUnsure    Answer = "unsure"    // the record and the host do not tell: a person must
+)
+
+// Peer asks the destination of a migration.
+type Peer interface {
+	Ask(ctx context.Context, m Migration) (Answer, error)
+}
+
+// Witness is a third place that knows more than a source whose destination
+// cannot be asked, such as a pool's shared store, or one that has fenced the
+// destination's host. AnswerPending: it does not know.
+type Witness interface {
+	Decide(ctx context.Context, m Migration) (Answer, error)
+}
+
+// Recovery brings migrations to their end whose own process is gone.
+type Recovery struct {
+	Store   *Store
+	Host    Host
+	Peer    Peer    // of a source; nil: nobody can be asked
+	Witness Witness // nil: there is none
+}
+
+// Run does for one end what its journal allows, and no more. On return the
+// journal says how far that was; the error is what hindered more.
+func (r *Recovery) Run(ctx context.Context, j *Journal) error {
+	table, err := j.Migration.Side.table()
+	if err != nil {
+		return err
+	}
+	if j.Migration.Side == SideDestination && !j.Finished() {
+		// What is done here, such as to start the guest, must follow from the
+		// journal after a loss of power, too. At the source the guest must
+		// not wait for a bad disk, and an unconfirmed doubt does no harm.
+		if err := j.confirm(); err != nil {
+			return err
+		}
+	}
+	var note string
+	m := NewMachineAt(table, j.State())
+	m.OnStep = func(t Transition) error { return j.Record(t, note) }
+	for !j.Finished() {
+		before := m.State()
+		on, cause := r.next(ctx, j)
+		if ctx.Err() != nil && cause != nil {
+			return context.Cause(ctx) // given up, which says nothing about the guest
+		}
+		if note = ""; cause != nil {
+			note = cause.Error()
+		}
+		if _, err := m.Step(on); err != nil {
+			return errors.Join(cause, err)
+		}
+		if m.State() == before {
+			return cause
+		}
+	}
+	return nil
+}
+
+// next does what is due in the journal's state and returns what came of it. The
+// error is why it is a failure.
+func (r *Recovery) next(ctx context.Context, j *Journal) (Event, error) {
+	if j.Migration.Side == SideDestination {
+		return r.nextAtDestination(ctx, j)
+	}
+	switch j.State() {
+	case SourceInDoubt:
+		return r.ask(ctx, j.Migration)
+	case SourceHandedOn:
+		return outcome(r.Host.Destroy(ctx, j), EventDestroyed, EventDestroyed)
+	case SourceResuming:
+		return outcome(r.Host.Resume(ctx, j), EventResumed, EventMissing)
+	}
+	return EventFailure, errors.New("its sender has ended before its time")
+}
+
+func (r *Recovery) nextAtDestination(ctx context.Context, j *Journal) (Event, error) {
+	switch j.State() {
+	case DestinationStarting:
+		return outcome(r.Host.Start(ctx, j), EventUnpaused, EventMissing)
+	case DestinationUnmaking:
+		err := r.Host.Discard(ctx, j)
+		if errors.Is(err, ErrHasRun) {
+			return EventUnpaused, err
+		}
+		return outcome(err, EventDestroyed, EventDestroyed)
+	case DestinationDiscarding:
+		return outcome(r.Host.Discard(ctx, j), EventDestroyed, EventDestroyed)
+	}
+	return EventFailure, errors.New("its receiver has ended before its time")
+}
+
+// outcome is the event that the result of an action means.
+func outcome(err error, good, missing Event) (Event, error) {
+	switch {
+	case err == nil:
+		return good, nil
+	case errors.Is(err, ErrMissing):
+		return missing, nil
+	}
+	return EventFailure, err
+}
+
+// ask asks the destination, and then the witness.
+func (r *Recovery) ask(ctx context.Context, m Migration) (Event, error) {
+	answer, err := AnswerPending, errors.New("there is no way to ask the destination")
+	if r.Peer != nil {
+		answer, err = r.Peer.Ask(ctx, m)
+	}
+	if (err != nil || answer == AnswerUnsure) && r.Witness != nil {
+		verdict, werr := r.Witness.Decide(ctx, m)
+		if werr == nil && verdict != AnswerPending {
+			answer, err = verdict, nil
+		}
+		err = errors.Join(err, werr)
+	}
+	if err != nil {
+		return EventFailure, fmt.Errorf("asking %s: %w", m.Peer, err)
+	}
+	return answer.event(m.Peer)
+}
+
+// event is what the answer means to the source.
+func (a Answer) event(peer string) (Event, error) {
+	switch a {
+	case AnswerStarted:
+		return EventStarted, nil
+	case AnswerDiscarded:
+		return EventDiscarded, nil
+	case AnswerPending:
+		return EventFailure, fmt.Errorf("%s has not decided yet", peer)
+	case AnswerUnsure:
+		return EventFailure, fmt.Errorf("%s cannot tell whether the guest has run there: look there, then use xenferry resolve", peer)
+	}
+	return EventFailure, fmt.Errorf("%s gives the answer %.40q, which means nothing here", peer, string(a))
+}
+
+// Event is what the answer means to a source in doubt; the error is why it is
+// EventFailure.
+func (a Answer) Event(peer string) (Event, error) { return a.event(peer) }
+
+// Answer is what this host, as the destination of the migration id, says to its
+// source. A migration that is not decided is decided here, for good: without a
+// recorded GO the copy is discarded, and an unknown one is recorded as
+// discarded, so that a late receiver cannot begin it.
+func (r *Recovery) Answer(ctx context.Context, id, uuid string) (Answer, error) {
+	j, err := r.Store.Open(id, SideDestination)
+	switch {
+	case errors.Is(err, ErrUnknown):
+		return r.refuseUnknown(ctx, id, uuid)
+	case errors.Is(err, ErrBusy):
+		sum, err := r.Store.Read(id, SideDestination)
+		if err != nil {
+			return AnswerPending, nil
+		}
+		if sum.State == DestinationRunning || sum.State == DestinationSettled {
+			return AnswerStarted, nil
+		}
+		return AnswerPending, nil // its receiver or its guardian decides
+	case err != nil:
+		return AnswerUnsure, err
+	}
+	defer j.Close()
+	err = r.Run(ctx, j)
+	return answerOf(j.State()), err
+}
+
+func (r *Recovery) refuseUnknown(ctx context.Context, id, uuid string) (Answer, error) {
+	runs, err := r.Host.Runs(ctx, uuid)
+	if err != nil {
+		return AnswerUnsure, err
+	}
+	if runs {
+		return AnswerUnsure, fmt.Errorf("migration %s is not recorded here, but a domain of its UUID runs", id)
+	}
+	note := "unknown here when the source asked"
+	j, err := r.Store.Begin(Migration{ID: id, Side: SideDestination, UUID: uuid},
+		Record{State: DestinationDiscarded, Note: note})
+	if errors.Is(err, fs.ErrExist) {
+		return AnswerPending, nil // a receiver has begun this moment
+	}
+	if err != nil {
+		return AnswerPending, err
+	}
+	return AnswerDiscarded, j.Close()
+}
+
+// answerOf is what a destination in that state says.
+func answerOf(s State) Answer {
+	switch s {
+	case DestinationRunning, DestinationSettled:
+		return AnswerStarted
+	case DestinationDiscarded, DestinationDiscarding:
+		return AnswerDiscarded
+	case DestinationUnsure:
+		return AnswerUnsure
+	}
+	return AnswerPending
+}
+
+// Resolve takes a person's word for a source in doubt, and acts by it: resume
+// the guest here, or destroy the copy here.
+func (r *Recovery) Resolve(ctx context.Context, j *Journal, resume bool) error {
+	if j.Migration.Side != SideSource || j.State() != SourceInDoubt {
+		return fmt.Errorf("migration %s is not in doubt here: it is %q", j.Migration.ID, j.State())
+	}
+	m := NewMachineAt(Source, j.State())
+	m.OnStep = func(t Transition) error { return j.Record(t, "a person's word") }
+	on := EventStarted
+	if resume {
+		on = EventDiscarded
+	}
+	if _, err := m.Step(on); err != nil {
+		return err
+	}
+	return r.Run(ctx, j)
+}

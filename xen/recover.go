@@ -1,0 +1,154 @@
+package xen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/xenferry/xenferry/fallback"
+)
+
+// latePoll is how often a guest is looked at that may follow a request to
+// suspend late.
+const latePoll = 20 * time.Millisecond
+
+// recoveryHost lets package fallback act on the guests of a Host.
+type recoveryHost struct {
+	host   Host
+	limits Limits
+}
+
+// NewRecovery returns what finishes the migrations of a store on a host. peer
+// asks the destination of a migration that went from here; nil: none can be
+// asked.
+func NewRecovery(host Host, store *fallback.Store, peer fallback.Peer, limits Limits) *fallback.Recovery {
+	return &fallback.Recovery{Store: store, Host: recoveryHost{host, limits.WithDefaults()}, Peer: peer}
+}
+
+func refOf(j *fallback.Journal) DomainRef {
+	return DomainRef{Domid: j.Domid(), UUID: j.Migration.UUID}
+}
+
+// missing turns ErrNoDomain into the word that package fallback knows.
+func missing(err error) error {
+	if errors.Is(err, ErrNoDomain) {
+		return fmt.Errorf("%w: %w", fallback.ErrMissing, err)
+	}
+	return err
+}
+
+// Resume implements fallback.Host.
+func (r recoveryHost) Resume(ctx context.Context, j *fallback.Journal) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.Undo)
+	defer cancel()
+	dom, err := r.host.Reopen(ctx, refOf(j))
+	if err != nil {
+		return missing(err)
+	}
+	err = dom.Resume(ctx)
+	if err == nil && maySuspendLate(j) {
+		err = r.resumeLate(ctx, dom)
+	}
+	if err == nil {
+		err = errors.Join(dom.StopLogDirty(ctx), restoreName(ctx, dom, j.Migration.Guest))
+	}
+	return missing(errors.Join(err, dom.Close()))
+}
+
+// maySuspendLate tells whether the sender died while the guest's answer to the
+// suspend request was due.
+func maySuspendLate(j *fallback.Journal) bool {
+	for i := len(j.Steps) - 1; i >= 0; i-- {
+		if s := j.Steps[i].State; s != fallback.SourceResuming {
+			return s == fallback.SourceSuspending
+		}
+	}
+	return false
+}
+
+// resumeLate resumes a guest once more if it suspends now: it may have taken
+// the request just before that was taken back.
+func (r recoveryHost) resumeLate(ctx context.Context, dom Domain) error {
+	for end := time.Now().Add(r.limits.Suspend); time.Now().Before(end); {
+		info, err := dom.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if info.State == StateSuspended {
+			return dom.Resume(ctx)
+		}
+		select {
+		case <-time.After(latePoll):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// restoreName gives a guest back the name that it had, if a migration has
+// changed it.
+func restoreName(ctx context.Context, dom Domain, name string) error {
+	info, err := dom.Info(ctx)
+	if err != nil || info.Name != name+suffixAway {
+		return err
+	}
+	return dom.Rename(ctx, name)
+}
+
+// Destroy implements fallback.Host.
+func (r recoveryHost) Destroy(ctx context.Context, j *fallback.Journal) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.Undo)
+	defer cancel()
+	dom, err := r.host.Reopen(ctx, refOf(j))
+	if err != nil {
+		return missing(err)
+	}
+	info, err := dom.Info(ctx)
+	switch {
+	case err != nil:
+	case info.State == StateRunning || info.State == StatePaused:
+		err = fmt.Errorf("domain %d (%s) is %s, not the suspended copy of a guest that has moved: it is not destroyed", info.Domid, info.Name, info.State)
+	default:
+		err = dom.Destroy(ctx)
+	}
+	return missing(errors.Join(err, dom.Close()))
+}
+
+// Start implements fallback.Host.
+func (r recoveryHost) Start(ctx context.Context, j *fallback.Journal) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.Undo)
+	defer cancel()
+	return missing(r.host.Start(ctx, refOf(j), j.Migration.Guest, j.Migration.LeavePaused))
+}
+
+// Discard implements fallback.Host.
+func (r recoveryHost) Discard(ctx context.Context, j *fallback.Journal) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.Undo)
+	defer cancel()
+	return discard(ctx, r.host, refOf(j))
+}
+
+func discard(ctx context.Context, host Host, ref DomainRef) error {
+	err := host.Discard(ctx, ref)
+	if errors.Is(err, ErrHasRun) {
+		return fmt.Errorf("%w: %w", fallback.ErrHasRun, err)
+	}
+	return missing(err)
+}
+
+// Runs implements fallback.Host.
+func (r recoveryHost) Runs(ctx context.Context, uuid string) (bool, error) {
+	all, err := r.host.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, d := range all {
+		if strings.EqualFold(d.UUID, uuid) && d.State == StateRunning {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,105 @@
+//go:build xen
+
+package xl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/xen"
+)
+
+// What recovery does to guests whose sender or receiver is gone.
+
+// Reopen opens the guest for a sender that has died.
+func (h *host) Reopen(_ context.Context, ref xen.DomainRef) (xen.Domain, error) {
+	if err := h.is(ref); err != nil {
+		return nil, err
+	}
+	d, err := openDomain(h, ref.Domid)
+	if err != nil {
+		return nil, err
+	}
+	d.leftover = true
+	return d, nil
+}
+
+// is returns nil if ref names a domain that is there.
+func (h *host) is(ref xen.DomainRef) error {
+	d, err := h.xc.Domain(ref.Domid)
+	switch {
+	case errors.Is(err, unix.ESRCH), err == nil && d.Flags.Dying():
+		return fmt.Errorf("%w: domain %d", xen.ErrNoDomain, ref.Domid)
+	case err != nil:
+		return err
+	case !strings.EqualFold(uuidString(d.UUID), ref.UUID):
+		return fmt.Errorf("%w: domain %d is another one, not the guest with UUID %s", xen.ErrNoDomain, ref.Domid, ref.UUID)
+	}
+	return nil
+}
+
+// Start lets a complete copy run. What tells a complete one from others is the
+// caller's journal.
+func (h *host) Start(_ context.Context, ref xen.DomainRef, name string, paused bool) error {
+	if err := h.is(ref); err != nil {
+		return err
+	}
+	info, err := h.ctx.info(ref.Domid)
+	if err != nil {
+		return err
+	}
+	if info.Name != name {
+		if err := h.ctx.rename(ref.Domid, info.Name, name); err != nil {
+			return err
+		}
+	}
+	if paused || info.State == xen.StateRunning {
+		return nil
+	}
+	return h.ctx.unpause(ref.Domid)
+}
+
+// Discard destroys copies that have never run. It looks at what the hypervisor
+// knows, not at names: a destroy that was cut short has removed those.
+func (h *host) Discard(_ context.Context, ref xen.DomainRef) error {
+	if ref.Domid != 0 {
+		return h.discardOne(ref)
+	}
+	all, err := h.ctx.list()
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		if !strings.EqualFold(d.UUID, ref.UUID) {
+			continue
+		}
+		one := h.discardOne(xen.DomainRef{Domid: d.Domid, UUID: ref.UUID})
+		if one != nil && !errors.Is(one, xen.ErrHasRun) { // the guest itself may be on this host, too
+			err = errors.Join(err, one)
+		}
+	}
+	return err
+}
+
+func (h *host) discardOne(ref xen.DomainRef) error {
+	if err := h.is(ref); errors.Is(err, xen.ErrNoDomain) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	d, err := h.xc.Domain(ref.Domid)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !d.Flags.Paused() || d.CPUTime != 0 || d.Flags.Shutdown() {
+		return fmt.Errorf("%w: domain %d", xen.ErrHasRun, ref.Domid)
+	}
+	return h.ensureGone(ref.Domid, d.UUID)
+}
