@@ -286,6 +286,38 @@ func TestSaveKilled(t *testing.T) {
 	}
 }
 
+// TestSaveKilledWhileSuspended: kill -9 while the guest is suspended, because
+// whoever reads the pipe does not: its guardian lets it run on.
+func TestSaveKilledWhileSuspended(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := l.command("-c", "sim:alpha", "save", "db1", "-")
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	state := func() xen.RunState {
+		info, err := l.alpha.Find(l.context(), "db1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.State
+	}
+	eventually(t, "the guest is suspended", func() bool { return state() == xen.StateSuspended })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(t, "the guest runs on", func() bool { return state() == xen.StateRunning })
+	l.expectAt(l.alpha, l.beta)
+	l.must("-c", "sim:alpha", "save", "-c", "db1", filepath.Join(t.TempDir(), "again"))
+}
+
 func TestRestoreRefuses(t *testing.T) {
 	l := newLab(t, sim.GuestConfig{})
 	file := filepath.Join(t.TempDir(), "db1.save")
