@@ -260,9 +260,12 @@ func (s *stockSender) awaitGo(ctx context.Context) error {
 
 // start gives the guest its name, lets it run and says how that went.
 func (s *stockSender) start(ctx context.Context) error {
-	err := s.incoming.Rename(ctx, s.report.Name)
+	_, err := s.step(fallback.EventGo, nil)
 	if err == nil {
-		err = s.restore.start(ctx)
+		err = s.incoming.Rename(ctx, s.report.Name)
+	}
+	if err == nil {
+		err = s.unpause(ctx)
 	}
 	status := byte(0)
 	if err != nil {

@@ -102,7 +102,10 @@ func stockReceive(c *cli.Context) error {
 		return err
 	}
 	defer conn.Close()
-	report, err := xen.ReceiveStock(c.Context, host, conn, xen.RestoreOptions{LeavePaused: c.Bool("p"), Observe: logEvents})
+	report, err := xen.ReceiveStock(c.Context, host, conn, xen.RestoreOptions{
+		LeavePaused: c.Bool("p"), Observe: logEvents,
+		Protect: protect(c, xen.Limits{}), From: "stock xl", Monitored: c.String("connect") == xenURI && !c.Bool("e"),
+	})
 	if err != nil {
 		return err
 	}
