@@ -12,7 +12,7 @@ export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 STATICCHECK := $(GO) tool -modfile=scripts/tools.mod staticcheck
 
-.PHONY: help build demo test faults lint fuzz lab-test lab-bench install clean
+.PHONY: help build demo test fuzz faults lint bench-peers lab-test lab-bench install clean
 .DEFAULT_GOAL := build
 
 help: ## list the targets
@@ -45,6 +45,10 @@ ifneq ($(TAGS),)
 	$(GO) vet $(TAGS) ./... && $(STATICCHECK) $(TAGS) ./...
 endif
 	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); else echo "shellcheck is not installed: scripts not checked"; fi
+
+bench-peers: build ## xenferry and QEMU 10 side by side on shaped links (root; about 20 minutes)
+	$(GO) build -o build/bench ./scripts/bench
+	tree=$$(scripts/bench/qemu.sh) && build/bench -qemu "$$tree" -xenferry ./xenferry -out build/bench-peers.json
 
 lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; about 30 minutes)
 	scripts/lab/test.sh

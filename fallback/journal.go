@@ -15,9 +15,12 @@ type Journal struct {
 	Migration Migration
 	Steps     []Record
 
-	file   File
-	end    int // where the next record goes
-	broken error
+	file  File
+	image []byte // the whole file, as it should be
+	end   int    // where the next record goes
+	// doubtful: the disk may not have what was written. Once it has refused
+	// an fsync, the next one says nothing about what was written before.
+	doubtful bool
 }
 
 // State returns where this end stands.
@@ -57,9 +60,8 @@ func Finished(side Side, s State) bool {
 	return false
 }
 
-// Append writes a step, and if durable waits until it is on disk. Once the disk
-// has refused a step, no later one counts as durable: what a disk says after an
-// error cannot be trusted.
+// Append writes a step, and if durable waits until it is on disk, with all
+// before it. A durable step that fails may be on the disk all the same.
 func (j *Journal) Append(r Record, durable bool) error {
 	if r.Time.IsZero() {
 		r.Time = time.Now().UTC()
@@ -73,9 +75,10 @@ func (j *Journal) Append(r Record, durable bool) error {
 		return errors.New("the journal is full")
 	}
 	if _, err := j.file.WriteAt(b, int64(j.end)); err != nil {
-		j.broken = err
+		j.doubtful = true // the next record takes its place
 		return fmt.Errorf("journal: %w", err)
 	}
+	copy(j.image[j.end:], b)
 	j.end += len(b)
 	j.Steps = append(j.Steps, r)
 	if !durable {
@@ -92,14 +95,18 @@ func (j *Journal) Record(t Transition, note string) error {
 	return j.Append(Record{State: t.To, Note: note}, t.Durable)
 }
 
-// confirm waits until everything that was read is on disk: whoever wrote it may
-// have died, or hung, before the disk had it.
+// confirm waits until everything is on disk. Where that is in doubt it is all
+// written again: Linux forgets what it could not write, and then reports
+// success.
 func (j *Journal) confirm() error {
-	if j.broken == nil {
-		j.broken = j.file.Sync()
+	if j.doubtful {
+		if _, err := j.file.WriteAt(j.image, 0); err != nil {
+			return fmt.Errorf("journal: %w", err)
+		}
 	}
-	if j.broken != nil {
-		return fmt.Errorf("journal: %w", j.broken)
+	err := j.file.Sync()
+	if j.doubtful = err != nil; err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }

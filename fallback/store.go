@@ -99,7 +99,7 @@ func (s *Store) Begin(m Migration, first ...Record) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the journal of this migration cannot be made: %w", err)
 	}
-	return &Journal{Migration: m, Steps: first, file: f, end: end}, nil
+	return &Journal{Migration: m, Steps: first, file: f, image: contents, end: end}, nil
 }
 
 // Open holds the journal of a migration. The error wraps ErrUnknown, ErrBusy or
@@ -116,10 +116,10 @@ func (s *Store) Open(id string, side Side) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("migration %s: %w", id, err)
 	}
-	j := &Journal{file: f}
-	b, err := f.Read(journalSize + 1)
+	j := &Journal{file: f, doubtful: true} // whoever wrote it may not have lived to see it on disk
+	j.image, err = f.Read(journalSize + 1)
 	if err == nil {
-		j.Migration, j.Steps, j.end, err = parseJournal(b)
+		j.Migration, j.Steps, j.end, err = parseJournal(j.image)
 	}
 	if err == nil && (j.Migration.ID != id || j.Migration.Side != side) {
 		err = fmt.Errorf("%w: it is the %s's of migration %.40q", ErrDamaged, j.Migration.Side, j.Migration.ID)
@@ -137,11 +137,7 @@ func (s *Store) Open(id string, side Side) (*Journal, error) {
 // clearRest makes the rest of the file zero again after a record that is not
 // whole: a shorter one in its place would leave its end behind.
 func (j *Journal) clearRest() error {
-	b, err := j.file.Read(journalSize + 1)
-	if err != nil {
-		return err
-	}
-	rest := b[j.end:]
+	rest := j.image[j.end:]
 	for i, v := range rest {
 		if v != 0 {
 			clear(rest[i:])

@@ -48,11 +48,11 @@ func (c BlockCodec) String() string {
 // The zstd coders are shared: EncodeAll and DecodeAll may be called from
 // several goroutines, each of which works alone.
 var (
-	zstdCoder = sync.OnceValue(func() *zstd.Encoder {
+	blockZstdEncoder = sync.OnceValue(func() *zstd.Encoder {
 		e, _ := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)) // options that are valid
 		return e
 	})
-	zstdDecoder = sync.OnceValue(func() *zstd.Decoder {
+	blockZstdDecoder = sync.OnceValue(func() *zstd.Decoder {
 		d, _ := zstd.NewReader(nil, zstd.WithDecoderMaxMemory(MaxBlock)) // options that are valid
 		return d
 	})
@@ -69,7 +69,7 @@ func packBlock(c BlockCodec, dst, src []byte) ([]byte, error) {
 		}
 		return s2.Encode(dst[:cap(dst)], src), nil
 	case BlockZstd:
-		return zstdCoder().EncodeAll(src, dst[:0]), nil
+		return blockZstdEncoder().EncodeAll(src, dst[:0]), nil
 	case BlockZlib:
 		b := bytes.NewBuffer(dst[:0])
 		w, err := zlib.NewWriterLevel(b, zlib.BestSpeed)
@@ -102,7 +102,7 @@ func unpackBlock(c BlockCodec, dst, src []byte) error {
 		_, err := s2.Decode(dst, src)
 		return err
 	case BlockZstd:
-		out, err := zstdDecoder().DecodeAll(src, dst[:0:len(dst)])
+		out, err := blockZstdDecoder().DecodeAll(src, dst[:0:len(dst)])
 		if err == nil && (len(out) != len(dst) || &out[0] != &dst[0]) {
 			err = errBlockSize
 		}

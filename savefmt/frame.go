@@ -18,15 +18,10 @@ const (
 	FrameAttach   FrameType = 4 // first frame of a data connection: JSON
 	FramePages    FrameType = 5 // data: a page table, then the pages' contents
 	FrameRoundEnd FrameType = 6 // data: the last frame of a round on this connection
+	FrameCopies   FrameType = 7 // data: pages that are copies of others of this round
 )
 
-// Codec is how the contents of a pages frame are encoded.
-type Codec uint8
-
-// CodecRaw is pages as they are, one after the other.
-const CodecRaw Codec = 0
-
-// Flags of a pages or round-end frame.
+// Flags of a pages, copies or round-end frame.
 const (
 	// FlagLive: the guest ran while these pages were read, so one that does
 	// not match its checksum was being written, and must come again.
@@ -35,9 +30,11 @@ const (
 	FlagVerify uint16 = 1 << 1
 	// FlagLast, on a round end: no page follows on this connection.
 	FlagLast uint16 = 1 << 2
+	// FlagFresh, on pages in a codec with history: the history begins here.
+	FlagFresh uint16 = 1 << 3
 )
 
-const flagsKnown = FlagLive | FlagVerify | FlagLast
+const flagsKnown = FlagLive | FlagVerify | FlagLast | FlagFresh
 
 // HeaderSize is the length of a frame's header in bytes.
 const HeaderSize = 32
@@ -48,6 +45,7 @@ const (
 	MaxState   = 16 << 20 // bytes of a state record with its 8-byte head
 	MaxPages   = 256      // pages of one frame
 	MaxPayload = MaxPages * 4096
+	MaxEncoded = MaxPayload + encodeSlack // bytes of pages that a codec made larger
 )
 
 const frameMagic = 0x31594658 // "XFY1" in memory order
@@ -146,8 +144,16 @@ func (h *Header) check() error {
 		if h.Count == 0 || h.Count > MaxPages {
 			return fmt.Errorf("pages frame claims %d pages, the limit is 1 to %d", h.Count, MaxPages)
 		}
-		if h.Length > MaxPayload {
-			return tooLong("pages", MaxPayload)
+		limit := uint32(MaxPayload)
+		if h.Codec != CodecRaw {
+			limit = MaxEncoded
+		}
+		if h.Length > limit {
+			return tooLong("pages", limit)
+		}
+	case FrameCopies:
+		if h.Count == 0 || h.Count > MaxPages || h.Length != h.Count*copySize {
+			return fmt.Errorf("copies frame claims %d pages in %d bytes, the limit is 1 to %d of %d", h.Count, h.Length, MaxPages, copySize)
 		}
 	case FrameRoundEnd:
 		if h.Length != roundEndSize {

@@ -325,7 +325,9 @@ func (d *destination) finish(ctx context.Context) error {
 	if _, err := d.step(fallback.EventBuilt, nil); err != nil {
 		return err
 	}
-	return d.link.send(&message{Kind: kindReady, Ready: &ready{Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first}})
+	return d.link.send(&message{Kind: kindReady, Ready: &ready{
+		Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first, Receiver: d.mem.work.stats(),
+	}})
 }
 
 func (d *destination) checkHash(want string) error {
@@ -384,6 +386,9 @@ func (d *destination) tellStarted(took time.Duration) {
 
 // fail does what the table says after a failure.
 func (d *destination) fail(cause error) error {
+	if err := d.disownGo(cause); err != nil {
+		return errors.Join(cause, err)
+	}
 	do, err := d.step(fallback.EventFailure, cause)
 	if err != nil {
 		return errors.Join(cause, err) // the guardian goes on, from what is on disk
@@ -411,6 +416,15 @@ func (d *destination) fail(cause error) error {
 		d.link.abort(cause)
 	}
 	return cause
+}
+
+// disownGo makes sure, after a disk that has refused GO, that nobody will read
+// GO from it one day: before the source is told that this copy will not run.
+func (d *destination) disownGo(cause error) error {
+	if !d.refused || d.machine.State() != fallback.DestinationReady {
+		return nil
+	}
+	return d.shield.Append(fallback.Record{State: fallback.DestinationDiscarding, Note: cause.Error()}, true)
 }
 
 // discard destroys the copy, unless it turns out that it runs: a start that was

@@ -50,8 +50,10 @@ type Domain interface {
 	// a guest that runs.
 	Resume(ctx context.Context) error
 
+	// Rename gives it another name. The error wraps ErrNameTaken if another
+	// domain has that.
 	Rename(ctx context.Context, name string) error
-	// Destroy ends the guest here.
+	// Destroy ends the guest here. Idempotent.
 	Destroy(ctx context.Context) error
 	// Close frees what the Domain holds. Idempotent. The guest stays as it is,
 	// but for what would harm a later stock save: log-dirty mode and the
@@ -61,7 +63,8 @@ type Domain interface {
 
 // Incoming is a guest that is being built here. Its methods are called by one
 // goroutine at a time, but Map and Unmap may be called by several at once,
-// each with a Batch of its own and no pfn in two of them.
+// each with a Batch of its own. A pfn is in two of them only when it was mapped
+// before, and is then only read.
 type Incoming interface {
 	Domid() uint32
 	// LoadStatic applies the records of Domain.StaticState. Called once,

@@ -35,6 +35,12 @@ type Progress struct {
 	OfPages   uint64 `json:"of_pages"`    // in this round
 	WireBytes uint64 `json:"wire_bytes"`  // since the start
 	BytesPerS uint64 `json:"bytes_per_s"` // on the wire, over the last interval
+	// Method is how pages are encoded now. The rest is of this round so far.
+	Method  string        `json:"method"`
+	Zero    uint64        `json:"zero"`
+	Copied  uint64        `json:"copied"`
+	Methods []MethodStats `json:"methods,omitempty"`
+	Stages  StageTimes    `json:"stages"`
 }
 
 // Observer receives events, one at a time. It must not block for long: the

@@ -78,7 +78,8 @@ type Host interface {
 	// Find returns the domain with that name, or else with that decimal
 	// domid. The error wraps ErrNoDomain if there is none.
 	Find(ctx context.Context, nameOrDomid string) (DomainInfo, error)
-	// Open opens a guest for migration away from here.
+	// Open opens a guest for migration away from here. One that is open
+	// already may be refused until that is closed.
 	Open(ctx context.Context, domid uint32) (Domain, error)
 	// Receive begins to build a guest that arrives here. It checks name and
 	// memory first (ErrNameTaken, ErrNoMemory) and then creates the domain,

@@ -136,7 +136,7 @@ func (l *Link) readOne() error {
 		return l.deliver(m)
 	case savefmt.FrameState:
 		return l.readState(h)
-	case savefmt.FramePages, savefmt.FrameRoundEnd:
+	case savefmt.FramePages, savefmt.FrameCopies, savefmt.FrameRoundEnd:
 		select {
 		case sink := <-l.onPages:
 			l.onPages <- sink // room for one, and this goroutine alone takes it

@@ -85,6 +85,8 @@ type ready struct {
 	// DifferFirst the pfns of the first of them.
 	Differ      uint64   `json:"differ,omitempty"`
 	DifferFirst []uint64 `json:"differ_first,omitempty"`
+	// Receiver is what taking the pages cost there.
+	Receiver ReceiverStats `json:"receiver"`
 }
 
 type started struct {

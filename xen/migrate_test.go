@@ -18,7 +18,7 @@ func TestMoves(t *testing.T) {
 			for _, verify := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%d/verify=%v", mode, n, verify), func(t *testing.T) {
 					m := newMove()
-					m.opts.Data, m.opts.Connections, m.opts.Verify, m.opts.MemoryHash = mode, n, verify, true
+					m.opts.Data, m.opts.Pipe.Connections, m.opts.Verify, m.opts.MemoryHash = mode, n, verify, true
 					m.run(t.Context(), t)
 					m.expectMoved(t)
 					if m.report.Differing != 0 {

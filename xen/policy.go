@@ -8,11 +8,19 @@ type RoundStats struct {
 	Pages     uint64        `json:"pages"`      // looked at in this round
 	Zero      uint64        `json:"zero"`       // of them all zero: found and not sent
 	Empty     uint64        `json:"empty"`      // of them without contents
+	Copied    uint64        `json:"copied"`     // of them like another of this round: only that was told
 	WireBytes uint64        `json:"wire_bytes"` // frames and contents
 	Time      time.Duration `json:"time_ns"`
 	// Dirty is the number of pages written while the round ran: what the
 	// next one has to send.
 	Dirty uint64 `json:"dirty"`
+	// Methods are the ways in which the other pages were encoded.
+	Methods []MethodStats `json:"methods,omitempty"`
+	// Lanes is how many connections worked, Stages how long at what.
+	Lanes  int        `json:"lanes"`
+	Stages StageTimes `json:"stages"`
+	// Bottleneck is the stage that the others waited for.
+	Bottleneck string `json:"bottleneck"`
 }
 
 // Policy decides after each live round whether the guest is now suspended and

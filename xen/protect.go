@@ -30,6 +30,7 @@ type protected struct {
 	side    fallback.Side
 	machine *fallback.Machine
 	shield  Protection // nil until begun, and where none is wanted
+	refused bool       // a durable step failed, but may be on disk
 	note    string     // why the next step is taken, if that says something
 }
 
@@ -70,7 +71,9 @@ func (p *protected) step(on fallback.Event, why error) (fallback.Action, error) 
 	if why != nil {
 		p.note = why.Error()
 	}
-	return p.machine.Step(on)
+	do, err := p.machine.Step(on)
+	p.refused = p.refused || err != nil
+	return do, err
 }
 
 // release ends the protection, or leaves the rest to the guardian.

@@ -2,90 +2,13 @@ package xen
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"sync"
-	"sync/atomic"
+	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
 )
-
-// memory is the guest's memory at the destination while it arrives: what has
-// come, and what of it is not yet as the source had it. Its methods are called
-// by several connections at once, with different pfns.
-type memory struct {
-	in    Incoming
-	pages uint64
-
-	present atomicBitmap // has contents, other than known zeros
-	zero    atomicBitmap // is zero, and may never have been touched
-	suspect atomicBitmap // came damaged in a live round: must come again
-
-	differ differences // what a verify round found
-}
-
-// differences are pages that a verify round found to differ from the source's.
-type differences struct {
-	mu    sync.Mutex
-	count uint64
-	first []uint64 // pfns of the first of them
-}
-
-// maxDiffering is how many pfns of differing pages are told.
-const maxDiffering = 16
-
-func (d *differences) add(pfn uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.count++
-	if len(d.first) < maxDiffering {
-		d.first = append(d.first, pfn)
-	}
-}
-
-func newMemory(in Incoming, pages uint64) *memory {
-	return &memory{
-		in: in, pages: pages,
-		present: newAtomicBitmap(pages), zero: newAtomicBitmap(pages), suspect: newAtomicBitmap(pages),
-	}
-}
-
-// atomicBitmap is a bitmap whose words several goroutines change.
-type atomicBitmap []atomic.Uint64
-
-func newAtomicBitmap(n uint64) atomicBitmap { return make(atomicBitmap, (n+63)/64) }
-
-func (b atomicBitmap) has(pfn uint64) bool { return b[pfn/64].Load()&(1<<(pfn%64)) != 0 }
-
-// put sets or clears a bit, and writes only where that changes something.
-func (b atomicBitmap) put(pfn uint64, on bool) {
-	bit := uint64(1) << (pfn % 64)
-	switch word := &b[pfn/64]; {
-	case on && word.Load()&bit == 0:
-		word.Or(bit)
-	case !on && word.Load()&bit != 0:
-		word.And(^bit)
-	}
-}
-
-// settled returns an error unless every page arrived as it was sent.
-func (m *memory) settled() error {
-	count, first := 0, uint64(0)
-	for pfn := range m.pages {
-		if m.suspect.has(pfn) {
-			if count == 0 {
-				first = pfn
-			}
-			count++
-		}
-	}
-	if count > 0 {
-		return fmt.Errorf("%w: %d pages arrived damaged and were not sent again, the first is pfn %#x", ErrCorrupt, count, first)
-	}
-	return nil
-}
 
 // pageReader takes the frames of one data connection.
 type pageReader struct {
@@ -95,16 +18,23 @@ type pageReader struct {
 	got     uint64 // entries in this round
 	ended   bool   // FlagLast was seen
 
-	batch   *Batch
-	table   []byte
-	entries []savefmt.PageEntry
-	sums    []uint32
-	runs    [][]byte
-	scratch []byte // one payload, for verify rounds only
+	batch    *Batch
+	table    []byte
+	entries  []savefmt.PageEntry
+	sums     []uint32
+	runs     [][]byte
+	decoders map[savefmt.Codec]savefmt.Decoder
+	payload  []byte         // encoded pages, where there are such
+	scratch  []byte         // decoded pages, for verify rounds only
+	copies   []savefmt.Copy // of this round
+	sources  *Batch         // of copies, once there are some
 }
 
 func newPageReader(mem *memory, b *barrier) *pageReader {
-	return &pageReader{mem: mem, barrier: b, batch: NewBatch(), table: make([]byte, savefmt.TableSize(BatchPages))}
+	return &pageReader{
+		mem: mem, barrier: b, batch: NewBatch(), table: make([]byte, savefmt.TableSize(BatchPages)),
+		decoders: map[savefmt.Codec]savefmt.Decoder{},
+	}
 }
 
 // serve reads a data connection until its last round has ended.
@@ -127,7 +57,7 @@ func (p *pageReader) serve(in *frameReader) error {
 // frame takes one frame whose header was just read. It is a frameSink.
 func (p *pageReader) frame(h savefmt.Header, in *frameReader) error {
 	switch {
-	case h.Type != savefmt.FramePages && h.Type != savefmt.FrameRoundEnd:
+	case h.Type != savefmt.FramePages && h.Type != savefmt.FrameRoundEnd && h.Type != savefmt.FrameCopies:
 		return fmt.Errorf("%w: frame of type %d on a data connection", ErrCorrupt, h.Type)
 	case p.ended:
 		return fmt.Errorf("%w: pages after the last round", ErrCorrupt)
@@ -135,6 +65,8 @@ func (p *pageReader) frame(h savefmt.Header, in *frameReader) error {
 		return fmt.Errorf("%w: a frame of round %d in round %d", ErrCorrupt, h.Round, p.round)
 	case h.Type == savefmt.FrameRoundEnd:
 		return p.roundEnd(h, in)
+	case h.Type == savefmt.FrameCopies:
+		return p.copiesFrame(h, in)
 	}
 	return p.pagesFrame(h, in)
 }
@@ -152,13 +84,16 @@ func (p *pageReader) roundEnd(h savefmt.Header, in *frameReader) error {
 		return fmt.Errorf("%w: round %d had %d pages here, the source sent %d", ErrCorrupt, p.round, p.got, pages)
 	}
 	p.round, p.got, p.ended = p.round+1, 0, h.Flags&savefmt.FlagLast != 0
-	return p.barrier.wait()
+	if err := p.barrier.wait(); err != nil {
+		return err
+	}
+	if err := p.applyCopies(); err != nil {
+		return err
+	}
+	return p.barrier.wait() // the next round may change what was copied
 }
 
 func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {
-	if h.Codec != savefmt.CodecRaw {
-		return fmt.Errorf("%w: pages in codec %d, which this program does not have", ErrCorrupt, h.Codec)
-	}
 	table := p.table[:savefmt.TableSize(int(h.Count))]
 	if err := in.bodyInto(h, table); err != nil {
 		return err
@@ -167,15 +102,42 @@ func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {
 	if p.entries, p.sums, err = savefmt.ParseTable(table, p.mem.pages, p.entries, p.sums); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
+	// Encoded pages are read first: none is mapped while the link is waited for.
+	if err := p.readEncoded(h, in); err != nil {
+		return err
+	}
+	start := time.Now()
 	p.fillBatch()
 	if err := p.mem.in.Map(p.batch); err != nil {
 		return err
 	}
-	err = p.take(h, in)
+	elsewhere, err := p.take(h, in)
 	if unmapErr := p.mem.in.Unmap(p.batch); err == nil {
 		err = unmapErr
 	}
+	p.mem.work.store.Add(int64(time.Since(start) - elsewhere))
 	p.got += uint64(h.Count)
+	return err
+}
+
+// readEncoded reads the payload of a frame that is not raw.
+func (p *pageReader) readEncoded(h savefmt.Header, in *frameReader) error {
+	if h.Codec == savefmt.CodecRaw {
+		return nil
+	}
+	if p.decoders[h.Codec] == nil {
+		d, err := savefmt.NewDecoder(h.Codec)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		p.decoders[h.Codec] = d
+	}
+	if p.payload == nil {
+		p.payload = make([]byte, savefmt.MaxEncoded)
+	}
+	start := time.Now()
+	_, err := io.ReadFull(in.r, p.payload[:h.Length])
+	p.mem.work.read.Add(int64(time.Since(start)))
 	return err
 }
 
@@ -189,8 +151,10 @@ func (p *pageReader) fillBatch() {
 	p.batch.Pages = p.batch.Pages[:len(p.entries)]
 }
 
-// take stores, or in a verify round compares, the contents of a frame.
-func (p *pageReader) take(h savefmt.Header, in *frameReader) error {
+// take stores, or in a verify round compares, the contents of a frame. It
+// returns how much of its time went into waiting or decoding.
+func (p *pageReader) take(h savefmt.Header, in *frameReader) (time.Duration, error) {
+	verify := h.Flags&savefmt.FlagVerify != 0
 	p.runs = p.runs[:0]
 	data := 0
 	for i, e := range p.entries {
@@ -199,18 +163,44 @@ func (p *pageReader) take(h savefmt.Header, in *frameReader) error {
 			data += PageSize
 		}
 	}
+	if verify {
+		if p.scratch == nil {
+			p.scratch = make([]byte, savefmt.MaxPayload)
+		}
+		p.runs = append(p.runs[:0], p.scratch[:data])
+	}
+	start := time.Now()
+	if err := p.readPages(h, in, data); err != nil {
+		return 0, err
+	}
+	elsewhere := time.Since(start)
+	if verify {
+		return elsewhere, p.verify(p.scratch[:data])
+	}
+	return elsewhere, p.settle(h.Flags&savefmt.FlagLive != 0 && h.Codec == savefmt.CodecRaw)
+}
+
+// readPages fills runs, which have data bytes, with the contents of a frame.
+func (p *pageReader) readPages(h savefmt.Header, in *frameReader, data int) error {
+	start := time.Now()
+	if h.Codec != savefmt.CodecRaw {
+		err := p.decoders[h.Codec].Decode(p.runs, p.payload[:h.Length], h.Flags&savefmt.FlagFresh != 0)
+		p.mem.work.decode.Add(int64(time.Since(start)))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		return nil
+	}
 	if data != int(h.Length) {
 		return fmt.Errorf("%w: a frame with %d bytes of pages claims %d", ErrCorrupt, data, h.Length)
-	}
-	if h.Flags&savefmt.FlagVerify != 0 {
-		return p.verify(data, in)
 	}
 	for _, run := range p.runs {
 		if _, err := io.ReadFull(in.r, run); err != nil {
 			return err
 		}
 	}
-	return p.settle(h.Flags&savefmt.FlagLive != 0)
+	p.mem.work.read.Add(int64(time.Since(start)))
+	return nil
 }
 
 // settle checks the stored pages against their checksums, clears the zero
@@ -237,15 +227,8 @@ func (p *pageReader) settle(live bool) error {
 	return nil
 }
 
-// verify compares the pages that come with those that are there.
-func (p *pageReader) verify(data int, in *frameReader) error {
-	if p.scratch == nil {
-		p.scratch = make([]byte, savefmt.MaxPayload)
-	}
-	payload := p.scratch[:data]
-	if _, err := io.ReadFull(in.r, payload); err != nil {
-		return err
-	}
+// verify compares the pages that came, in payload, with those that are there.
+func (p *pageReader) verify(payload []byte) error {
 	for i, e := range p.entries {
 		same := true
 		switch e.Content() {
@@ -264,34 +247,4 @@ func (p *pageReader) verify(data int, in *frameReader) error {
 		}
 	}
 	return nil
-}
-
-// barrier lets n connections go on to the next round together.
-type barrier struct {
-	mu      sync.Mutex
-	n       int
-	waiting int
-	next    chan struct{}
-	ctx     context.Context
-}
-
-func newBarrier(ctx context.Context, n int) *barrier {
-	return &barrier{n: n, next: make(chan struct{}), ctx: ctx}
-}
-
-func (b *barrier) wait() error {
-	b.mu.Lock()
-	b.waiting++
-	next := b.next
-	if b.waiting == b.n {
-		b.waiting, b.next = 0, make(chan struct{})
-		close(next)
-	}
-	b.mu.Unlock()
-	select {
-	case <-next:
-		return nil
-	case <-b.ctx.Done():
-		return context.Cause(b.ctx)
-	}
 }

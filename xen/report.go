@@ -1,6 +1,9 @@
 package xen
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Report is what a migration did, for people and for --json.
 type Report struct {
@@ -35,6 +38,22 @@ type Report struct {
 	WireBytes    uint64        `json:"wire_bytes"`
 	PagesSent    uint64        `json:"pages_sent"` // with contents
 	PagesZero    uint64        `json:"pages_zero"`
+	PagesCopied  uint64        `json:"pages_copied"` // sent as a reference to another page
+	// Compress is what was asked for, Methods what was done with the pages
+	// that travelled, over all rounds.
+	Compress string        `json:"compress"`
+	Methods  []MethodStats `json:"methods,omitempty"`
+	// Ratio is the bytes of all pages that were not zero to those on the wire.
+	Ratio float64 `json:"ratio"`
+	// CopyTime is the time of all rounds together, Stages and Receiver what
+	// either end did in it, Bottleneck what the rest waited for.
+	CopyTime   time.Duration `json:"copy_ns"`
+	Stages     StageTimes    `json:"stages"`
+	Receiver   ReceiverStats `json:"receiver"`
+	Lanes      int           `json:"lanes"`
+	Bottleneck string        `json:"bottleneck,omitempty"`
+	// CPU is the CPU time of this end; that of the other is in Receiver.
+	CPU time.Duration `json:"cpu_ns"`
 	// Differing is the number of pages that the verify round found different.
 	Differing  uint64 `json:"differing,omitempty"`
 	MemoryHash string `json:"memory_hash,omitempty"`
@@ -50,5 +69,35 @@ func (r *Report) addRound(s RoundStats) {
 	r.Rounds = append(r.Rounds, s)
 	r.WireBytes += s.WireBytes
 	r.PagesZero += s.Zero
-	r.PagesSent += s.Pages - s.Zero - s.Empty
+	r.PagesSent += s.Pages - s.Zero - s.Empty - s.Copied
+	r.PagesCopied += s.Copied
+	r.CopyTime += s.Time
+	r.Lanes = s.Lanes
+	r.Stages.add(s.Stages)
+	r.Bottleneck = r.Stages.bottleneck()
+	for _, m := range s.Methods {
+		r.addMethod(m)
+	}
+	if r.WireBytes > 0 {
+		r.Ratio = float64((r.PagesSent+r.PagesCopied)*PageSize) / float64(r.WireBytes)
+	}
+}
+
+func (r *Report) addMethod(m MethodStats) {
+	i := slices.IndexFunc(r.Methods, func(o MethodStats) bool { return o.Method == m.Method })
+	if i < 0 {
+		r.Methods = append(r.Methods, m)
+		return
+	}
+	r.Methods[i].Pages += m.Pages
+	r.Methods[i].WireBytes += m.WireBytes
+	r.Methods[i].Time += m.Time
+}
+
+// Busy returns which part of the copying d, a time of all lanes together, was.
+func (r *Report) Busy(d time.Duration) float64 {
+	if r.CopyTime <= 0 || r.Lanes == 0 {
+		return 0
+	}
+	return min(float64(d)/float64(r.CopyTime)/float64(r.Lanes), 1)
 }

@@ -6,52 +6,110 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
-	"github.com/xenferry/xenferry/savefmt"
+	"golang.org/x/sys/unix"
 )
 
 // sender sends the pages of a guest, round by round.
 //
 // Stages of a round: a cursor hands out batches of pfns in order (one at a
-// time, a lock a batch); each connection's worker, in parallel with the
-// others, maps its batch, finds the zero pages, sums the others, and writes
-// table and pages from guest memory to its connection. A round ends when every
-// worker has written its round-end frame: no pfn is in flight twice.
+// time, a lock a batch). Each connection has a lane of two goroutines, which
+// work in parallel with each other and with the other lanes: one prepares
+// batches (maps, finds the zero pages, sums, copies and compresses), the other
+// writes them. A round ends when every lane has written its round-end frame:
+// no pfn is in flight twice.
 type sender struct {
-	dom     Domain
-	workers []*sendWorker
+	dom   Domain
+	lanes []*lane
+	tuner *tuner
+	dedup *dedup // nil where pages are only sent as they are
+	limit *RateLimit
 
-	pages     atomic.Uint64 // done in this round
-	ofPages   atomic.Uint64 // in this round
-	wireBytes atomic.Uint64 // since the start
-	round     atomic.Int64
+	ofPages atomic.Uint64 // in this round
+	round   atomic.Int64
+	before  traffic // when this round began; written between rounds
+	mu      sync.Mutex
 }
 
 // frameWriter writes the pieces of one frame, together and in order.
 type frameWriter interface {
 	writeFrame(pieces *net.Buffers) error
+	// unsent returns how many bytes that were written have not yet reached
+	// the other end, 0 where that is not known.
+	unsent() int
 }
 
 // connWriter writes to a data connection: by writev where it is plain TCP.
-type connWriter struct{ net.Conn }
+type connWriter struct {
+	net.Conn
+	raw syscall.RawConn // of the TCP connection, nil if unknown
+}
 
-func (c connWriter) writeFrame(pieces *net.Buffers) error {
+func newConnWriter(conn net.Conn) *connWriter {
+	w := &connWriter{Conn: conn}
+	under := conn
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		under = t.NetConn()
+	}
+	if tcp, ok := under.(*net.TCPConn); ok {
+		w.raw, _ = tcp.SyscallConn() // nil on error: then unsent knows nothing
+	}
+	if w.raw != nil {
+		// What waits in the kernel was decided on some time ago: little of it
+		// makes the choice of a method follow the link, and a round end.
+		_ = w.raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxNotSent)
+		})
+	}
+	return w
+}
+
+// maxNotSent bounds, in bytes, what a connection holds beyond what is in flight.
+const maxNotSent = 1 << 20
+
+func (c *connWriter) writeFrame(pieces *net.Buffers) error {
 	if _, err := pieces.WriteTo(c.Conn); err != nil {
 		return fmt.Errorf("data connection: %w: %w", ErrPeerLost, err)
 	}
 	return nil
 }
 
+func (c *connWriter) unsent() int {
+	n := 0
+	if c.raw != nil {
+		_ = c.raw.Control(func(fd uintptr) {
+			if v, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
+				n = v
+			}
+		})
+	}
+	return n
+}
+
 // writeFrame makes the link a frameWriter, for DataControl.
 func (l *Link) writeFrame(pieces *net.Buffers) error { return l.write(*pieces...) }
 
-func newSender(dom Domain, outs []frameWriter) *sender {
-	s := &sender{dom: dom}
-	for _, out := range outs {
-		s.workers = append(s.workers, &sendWorker{s: s, out: out, batch: NewBatch()})
+// unsent: the link is a pipe to another program.
+func (l *Link) unsent() int { return 0 }
+
+func newSender(dom Domain, outs []frameWriter, c Compression, limit *RateLimit) (*sender, error) {
+	s := &sender{dom: dom, tuner: newTuner(c, len(outs)), limit: limit}
+	if c != NoCompression {
+		s.dedup = newDedup(dom.Pages())
 	}
-	return s
+	if limit != nil {
+		s.tuner.cap = limit.bytesPerSec
+	}
+	for _, out := range outs {
+		l, err := newLane(s, out)
+		if err != nil {
+			return nil, err
+		}
+		s.lanes = append(s.lanes, l)
+	}
+	return s, nil
 }
 
 // cursor hands out the pfns of a bitmap in batches, ascending.
@@ -88,16 +146,14 @@ func (c *cursor) fill(b *Batch) bool {
 // send sends the pages in bm as one round, and returns when all are written.
 func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16) (RoundStats, error) {
 	start := time.Now()
-	s.round.Store(int64(round))
-	s.pages.Store(0)
-	s.ofPages.Store(bm.Count())
+	s.begin(round, bm.Count())
 	cur := &cursor{bm: bm, pages: s.dom.Pages(), aligned: round == 0}
-	errs := make(chan error, len(s.workers))
+	errs := make(chan error, len(s.lanes))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, w := range s.workers {
+	for _, l := range s.lanes {
 		go func() {
-			err := w.run(ctx, cur, uint32(round), flags)
+			err := l.run(ctx, cur, uint32(round), flags)
 			if err != nil {
 				cancel() // the others stop at their next batch
 			}
@@ -105,124 +161,28 @@ func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16) (
 		}()
 	}
 	var first error
-	for range s.workers {
+	for range s.lanes {
 		if err := <-errs; err != nil && (first == nil || first == context.Canceled) {
 			first = err
 		}
 	}
-	stats := RoundStats{Round: round, Time: time.Since(start)}
-	for _, w := range s.workers {
-		stats.Pages += w.stats.Pages
-		stats.Zero += w.stats.Zero
-		stats.Empty += w.stats.Empty
-		stats.WireBytes += w.stats.WireBytes
-	}
-	return stats, first
+	return s.roundStats(round, time.Since(start)), first
 }
 
-// sendWorker sends the batches of one connection. Its buffers are reused.
-type sendWorker struct {
-	s     *sender
-	out   frameWriter
-	batch *Batch
-	stats RoundStats
-
-	entries []savefmt.PageEntry
-	sums    []uint32
-	head    []byte // header and table
-	runs    [][]byte
-	list    [][]byte    // all pieces of a frame: head, then runs
-	pieces  net.Buffers // what of list is still to be written
-}
-
-func (w *sendWorker) run(ctx context.Context, cur *cursor, round uint32, flags uint16) error {
-	w.stats = RoundStats{}
-	sent := uint64(0)
-	for cur.fill(w.batch) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := w.sendBatch(round, flags)
-		if err != nil {
-			return err
-		}
-		sent += uint64(n)
-		w.s.pages.Add(uint64(len(w.batch.PFNs)))
-	}
-	w.head = savefmt.AppendRoundEnd(w.head[:0], round, flags, sent)
-	w.stats.WireBytes += uint64(len(w.head))
-	w.list = append(w.list[:0], w.head)
-	return w.write()
-}
-
-// sendBatch sends the worker's batch as one frame, and returns its entries.
-func (w *sendWorker) sendBatch(round uint32, flags uint16) (int, error) {
-	b := w.batch
-	if err := w.s.dom.Map(b); err != nil {
-		return 0, err
-	}
-	w.classify(round)
-	err := w.writePages(round, flags)
-	if unmapErr := w.s.dom.Unmap(b); err == nil {
-		err = unmapErr
-	}
-	return len(w.entries), err
-}
-
-// classify fills entries, sums and runs from the mapped batch.
-func (w *sendWorker) classify(round uint32) {
-	b := w.batch
-	w.entries, w.sums, w.runs = w.entries[:0], w.sums[:0], w.runs[:0]
-	w.stats.Pages += uint64(len(b.PFNs))
-	for i, pfn := range b.PFNs {
-		page, typ := b.Pages[i], b.Types[i]
-		content, sum := savefmt.ContentData, uint32(0)
-		switch {
-		case page == nil:
-			w.stats.Empty++
-			if round == 0 && !typ.Populated() {
-				continue // a hole that the other side has as well
-			}
-			content = savefmt.ContentNone
-		case isZero(page):
-			w.stats.Zero++
-			content = savefmt.ContentZero
-		default:
-			sum = savefmt.Checksum(page)
-			w.runs = appendRun(w.runs, page)
-		}
-		w.entries = append(w.entries, savefmt.NewPageEntry(uint8(typ), content, pfn))
-		w.sums = append(w.sums, sum)
+func (s *sender) begin(round int, pages uint64) {
+	s.mu.Lock()
+	s.before = s.traffic()
+	s.mu.Unlock()
+	s.round.Store(int64(round))
+	s.ofPages.Store(pages)
+	if s.dedup != nil {
+		s.dedup.begin(round)
 	}
 }
 
-func (w *sendWorker) writePages(round uint32, flags uint16) error {
-	if len(w.entries) == 0 {
-		return nil
-	}
-	length := 0
-	for _, run := range w.runs {
-		length += len(run)
-	}
-	var room [savefmt.HeaderSize]byte
-	w.head = savefmt.AppendTable(append(w.head[:0], room[:]...), w.entries, w.sums)
-	h := savefmt.Header{
-		Type: savefmt.FramePages, Codec: savefmt.CodecRaw, Flags: flags, Round: round,
-		Count: uint32(len(w.entries)), Length: uint32(length), BodyCRC: savefmt.Checksum(w.head[savefmt.HeaderSize:]),
-	}
-	h.Put(w.head)
-	w.list = append(append(w.list[:0], w.head), w.runs...)
-	w.stats.WireBytes += uint64(len(w.head) + length)
-	w.s.wireBytes.Add(uint64(len(w.head) + length))
-	return w.write()
-}
-
-// write writes list. WriteTo consumes the slice that it is given, so it gets
-// one of its own over the same array.
-func (w *sendWorker) write() error {
-	w.pieces = w.list
-	if err := w.out.writeFrame(&w.pieces); err != nil {
-		return fmt.Errorf("sending pages: %w", err)
-	}
-	return nil
+func (s *sender) roundStats(round int, took time.Duration) RoundStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.traffic()
+	return now.since(&s.before).stats(round, took, len(s.lanes), s.tuner.methods)
 }

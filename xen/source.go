@@ -19,12 +19,10 @@ const (
 
 // SourceOptions says how a guest is moved away.
 type SourceOptions struct {
-	Program string   // version of this program
-	Config  []byte   // send this configuration instead of Domain.Config, if set
-	Data    DataMode // default DataTLS
-	// Connections is the number of data connections, 1 to MaxConnections;
-	// 0 is 1. DataControl has none.
-	Connections int
+	Program     string   // version of this program
+	Config      []byte   // send this configuration instead of Domain.Config, if set
+	Data        DataMode // default DataTLS
+	Pipe        PipeOptions
 	Policy      Policy // default StockPolicy
 	Verify      bool   // send everything once more while suspended, to be compared
 	MemoryHash  bool   // compare a hash of all memory, taken while suspended
@@ -59,6 +57,8 @@ type source struct {
 	report    *Report
 	started   time.Time
 
+	cpuBefore time.Duration
+
 	keys    *keyPair
 	welcome *welcome
 	conns   []net.Conn
@@ -88,7 +88,8 @@ func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts Source
 		host: host, dom: dom, link: link, opts: opts, started: time.Now(),
 		phaseRunner: phaseRunner{observe: opts.Observe},
 		protected:   newProtected(fallback.SideSource, fallback.Source),
-		report:      &Report{ID: newID(), To: link.peer},
+		report:      &Report{ID: newID(), To: link.peer, Compress: opts.Pipe.Compress.String()},
+		cpuBefore:   processCPU(),
 	}
 	err := s.run(ctx)
 	s.finishReport(err)
@@ -194,26 +195,28 @@ func (s *source) connect(ctx context.Context) error {
 		return err
 	}
 	if s.opts.Data != DataControl {
-		n := min(max(s.opts.Connections, 1), MaxConnections)
-		conns, addr, err := dialStreams(ctx, s.welcome, s.report.ID, s.opts.Data, n, s.keys, s.opts.Limits.Connect)
+		conns, err := dialStreams(ctx, s.welcome, s.report.ID, s.opts, s.keys)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
 			s.note("no data connection (%v): the pages go over the control connection", err)
+		default:
+			s.report.Data = fmt.Sprintf("%s %s", s.opts.Data, describeLink(conns[0]))
 		}
 		s.conns = conns
-		s.report.Data = fmt.Sprintf("%s %s", s.opts.Data, addr)
 	}
 	var outs []frameWriter
 	for _, c := range s.conns {
-		outs = append(outs, connWriter{c})
+		outs = append(outs, newConnWriter(c))
 	}
 	if len(outs) == 0 {
 		s.report.Data = "control connection"
 		outs = append(outs, s.link)
 	}
-	s.pages = newSender(s.dom, outs)
+	if s.pages, err = newSender(s.dom, outs, s.opts.Pipe.Compress, s.opts.Pipe.RateLimit); err != nil {
+		return err
+	}
 	return s.link.send(&message{Kind: kindStreams, Streams: &streams{Connections: len(s.conns)}})
 }
 
@@ -356,6 +359,7 @@ func (s *source) awaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.report.Receiver = m.Ready.Receiver
 	if n := m.Ready.Differ; n > 0 {
 		s.report.Differing = n
 		s.note("the verify round found %d pages that differ, the first are pfns %#x: backends in dom0 write pages"+
@@ -476,6 +480,7 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 func (s *source) finishReport(err error) {
 	r := s.report
 	r.Total = time.Since(s.started)
+	r.CPU = processCPU() - s.cpuBefore
 	r.Phases = s.times
 	r.Outcome = OutcomeMoved
 	var failure *MigrateError

@@ -44,26 +44,26 @@ const MaxConnections = 64
 // somebody who has not shown the token yet.
 const maxAttach = 1024
 
-// dialStreams opens n data connections to the first of the addresses that
-// answers. limit bounds all of it.
-func dialStreams(ctx context.Context, w *welcome, id string, mode DataMode, n int, keys *keyPair, limit time.Duration) ([]net.Conn, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+// dialStreams opens the data connections to the first of the addresses that
+// answers. Limits.Connect bounds all of it.
+func dialStreams(ctx context.Context, w *welcome, id string, opts SourceOptions, keys *keyPair) ([]net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, opts.Limits.Connect)
 	defer cancel()
 	var failures []error
-	for _, addr := range w.Addresses {
-		conns, err := dialAll(ctx, addr, w, id, mode, n, keys)
+	for _, addr := range opts.Pipe.targets(w.Addresses) {
+		conns, err := dialAll(ctx, addr, w, id, opts, keys)
 		if err == nil {
-			return conns, addr, nil
+			return conns, nil
 		}
 		failures = append(failures, err)
 	}
-	return nil, "", errors.Join(failures...)
+	return nil, errors.Join(failures...)
 }
 
-func dialAll(ctx context.Context, addr string, w *welcome, id string, mode DataMode, n int, keys *keyPair) ([]net.Conn, error) {
+func dialAll(ctx context.Context, addr string, w *welcome, id string, opts SourceOptions, keys *keyPair) ([]net.Conn, error) {
 	var conns []net.Conn
-	for i := range n {
-		conn, err := dialOne(ctx, addr, w.PublicKey, mode, keys)
+	for i := range opts.Pipe.connections() {
+		conn, err := dialOne(ctx, addr, w.PublicKey, opts, keys)
 		if err == nil {
 			conns = append(conns, conn)
 			err = sendAttach(ctx, conn, attach{ID: id, Token: w.Token, Index: i})
@@ -80,11 +80,15 @@ func dialAll(ctx context.Context, addr string, w *welcome, id string, mode DataM
 // does not eat the time for the next.
 const dialTimeout = 5 * time.Second
 
-func dialOne(ctx context.Context, addr, peerKey string, mode DataMode, keys *keyPair) (net.Conn, error) {
+func dialOne(ctx context.Context, addr, peerKey string, opts SourceOptions, keys *keyPair) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
-	if err != nil || mode == DataPlain {
+	dialer := &net.Dialer{}
+	if opts.Pipe.Bind != nil {
+		dialer.LocalAddr = &net.TCPAddr{IP: opts.Pipe.Bind}
+	}
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil || opts.Data == DataPlain {
 		return conn, err
 	}
 	return keys.client(ctx, conn, peerKey)

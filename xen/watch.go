@@ -12,19 +12,29 @@ func (s *sender) watch(stop <-chan struct{}, observe Observer) {
 	}
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
-	last, lastBytes := time.Now(), s.wireBytes.Load()
+	last, lastBytes := time.Now(), s.traffic().wire
 	for {
 		select {
 		case <-stop:
 			return
 		case now := <-ticker.C:
-			bytes := s.wireBytes.Load()
-			rate := float64(bytes-lastBytes) / now.Sub(last).Seconds()
-			observe(Event{Time: now, Kind: EventProgress, Progress: &Progress{
-				Round: int(s.round.Load()), Pages: s.pages.Load(), OfPages: s.ofPages.Load(),
-				WireBytes: bytes, BytesPerS: uint64(rate),
-			}})
-			last, lastBytes = now, bytes
+			t := s.traffic()
+			rate := float64(t.wire-lastBytes) / now.Sub(last).Seconds()
+			observe(Event{Time: now, Kind: EventProgress, Progress: s.progress(t, uint64(rate))})
+			last, lastBytes = now, t.wire
 		}
+	}
+}
+
+// progress says how far the round is, given the traffic since the start.
+func (s *sender) progress(t traffic, rate uint64) *Progress {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	round := t.since(&s.before)
+	return &Progress{
+		Round: int(s.round.Load()), Pages: round.pages, OfPages: s.ofPages.Load(),
+		WireBytes: t.wire, BytesPerS: rate,
+		Method: s.tuner.methodNow(), Zero: round.zero, Copied: round.copied,
+		Methods: round.named(s.tuner.methods), Stages: round.stages,
 	}
 }

@@ -106,6 +106,16 @@ func (h *Handle) Populate(domid uint32, order uint, pfns []uint64) error {
 	return check(rc, err, fmt.Sprintf("populate %d extents of order %d", len(pfns), order), domid)
 }
 
+// Release takes the pages pfns away from the domain. They are nobody's then.
+func (h *Handle) Release(domid uint32, pfns []uint64) error {
+	if len(pfns) == 0 {
+		return nil
+	}
+	rc, err := C.xc_domain_decrease_reservation_exact(h.xch, C.uint32_t(domid), C.ulong(len(pfns)),
+		0, (*C.xen_pfn_t)(unsafe.Pointer(&pfns[0])))
+	return check(rc, err, fmt.Sprintf("release %d pages", len(pfns)), domid)
+}
+
 // ClearPages fills num pages from pfn on with zeros.
 func (h *Handle) ClearPages(domid uint32, pfn uint64, num int) error {
 	rc, err := C.xc_clear_domain_pages(h.xch, C.uint32_t(domid), C.ulong(pfn), C.int(num))

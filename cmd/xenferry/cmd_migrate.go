@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -30,7 +32,11 @@ func migrateCommand() *cli.Command {
 			&cli.BoolFlag{Name: "debug", Usage: "send all memory once more while the guest is suspended, compare, and tell what differs; the pause gets much longer"},
 			&cli.BoolFlag{Name: "memory-hash", Usage: "refuse unless a hash of all memory is equal before the guest runs; the pause gets longer"},
 			&cli.StringFlag{Name: "data", Value: string(xen.DataTLS), Usage: "how the pages travel: `tls` (TCP connections of their own, encrypted), plain (the same, not encrypted), ssh (over the control connection)"},
-			&cli.IntFlag{Name: "connections", Value: 1, Usage: fmt.Sprintf("data connections, 1 to %d", xen.MaxConnections)},
+			&cli.StringFlag{Name: "compress", Value: "auto", Usage: "how pages are encoded: `auto` (what moves the guest soonest, by what is measured), off, s2, zstd[:1-22], zlib[:1-9]"},
+			&cli.StringFlag{Name: "connections", Value: "auto", Usage: fmt.Sprintf("data connections, 1 to %d, or `auto`: half as many as this host has cores, 2 to 8. Each keeps about one core busy while pages are compressed", xen.MaxConnections)},
+			&cli.StringFlag{Name: "bandwidth-limit", Value: "0", Usage: "cap the data connections at so many `bits` a second on the link (800M, 2.5G); 0: no cap"},
+			&cli.StringFlag{Name: "bind", Usage: "let the data connections leave from this `address` of this host"},
+			&cli.StringFlag{Name: "data-address", Usage: "let the data connections go to this `address` of <host>, instead of those that it names"},
 			&cli.StringFlag{Name: "receiver", Value: "xenferry", Usage: "the `command` that is xenferry at <host>"},
 			&cli.BoolFlag{Name: "stock", Usage: "speak to stock xl at <host>; this is done by itself where xenferry is not found there"},
 			jsonFlag,
@@ -98,19 +104,59 @@ func migrateArgs(c *cli.Context) (xen.SourceOptions, error) {
 	if err != nil {
 		return xen.SourceOptions{}, usageErr{err.Error()}
 	}
-	if n := c.Int("connections"); n < 1 || n > xen.MaxConnections {
-		return xen.SourceOptions{}, usagef("--connections %d: 1 to %d are possible", n, xen.MaxConnections)
+	pipe, err := pipeArgs(c)
+	if err != nil {
+		return xen.SourceOptions{}, usageErr{err.Error()}
 	}
 	limits, err := limitsOf(c)
 	if err != nil {
 		return xen.SourceOptions{}, err
 	}
 	return xen.SourceOptions{
-		Program: version(), Data: mode, Connections: c.Int("connections"),
+		Program: version(), Data: mode, Pipe: pipe,
 		Verify: c.Bool("debug"), MemoryHash: c.Bool("memory-hash"),
 		LeavePaused: c.Bool("p"), KeepDomid: c.Bool("D"),
 		MaxDowntime: c.Duration("max-downtime"), Limits: limits,
 	}, nil
+}
+
+// pipeArgs turns the flags of the data connections into options.
+func pipeArgs(c *cli.Context) (xen.PipeOptions, error) {
+	var p xen.PipeOptions
+	var err error
+	if p.Compress, err = xen.ParseCompression(c.String("compress")); err != nil {
+		return p, err
+	}
+	if text := c.String("connections"); text != "auto" {
+		p.Connections, err = strconv.Atoi(text)
+		if err != nil || p.Connections < 1 || p.Connections > xen.MaxConnections {
+			return p, fmt.Errorf("--connections %s: 1 to %d are possible, or auto", text, xen.MaxConnections)
+		}
+	}
+	bits, err := xen.ParseRate(c.String("bandwidth-limit"))
+	if err != nil {
+		return p, fmt.Errorf("--bandwidth-limit: %w", err)
+	}
+	p.RateLimit = new(xen.RateLimit)
+	p.RateLimit.Set(bits)
+	if p.Bind, err = ipFlag(c, "bind"); err != nil {
+		return p, err
+	}
+	p.Address, err = ipFlag(c, "data-address")
+	return p, err
+}
+
+// ipFlag reads an IP address, nil if the flag is not set.
+func ipFlag(c *cli.Context, name string) (net.IP, error) {
+	text := c.String(name)
+	if text == "" {
+		return nil, nil
+	}
+	ip := net.ParseIP(text)
+	if ip == nil {
+		return nil, fmt.Errorf("--%s %q is not an IP address", name, text)
+	}
+	return ip, nil
 }
 
 // receiverCommand returns the shell command that starts the receiver.

@@ -24,6 +24,7 @@ func receiveCommand() *cli.Command {
 			"source, over stdin as well. Stderr is for people.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background for the death of the domain"},
+			&cli.StringFlag{Name: "data-address", Usage: "take the data connections on this `address` of this host only"},
 			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused, whatever the source asks for"},
 		},
 		OnUsageError: usageError,
@@ -36,6 +37,16 @@ func receive(c *cli.Context) error {
 		return usagef("migrate-receive takes no arguments")
 	}
 	uri := c.String("connect")
+	var listen []net.IP
+	if address := c.String("data-address"); address != "" {
+		ip := net.ParseIP(address)
+		if ip == nil {
+			return usagef("--data-address %q: it is an IP address", address)
+		}
+		listen = append(listen, ip)
+	} else if strings.HasPrefix(uri, simPrefix) {
+		listen = append(listen, net.IPv4(127, 0, 0, 1)) // both simulated hosts are on this machine
+	}
 	link := xen.NewLink(stdio{}, "source", xen.Limits{})
 	defer link.Close()
 	host, err := openHost(c.Context, uri)
@@ -44,10 +55,7 @@ func receive(c *cli.Context) error {
 		return told{err}
 	}
 	defer host.Close()
-	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents}
-	if strings.HasPrefix(uri, simPrefix) {
-		opts.Listen = []net.IP{net.IPv4(127, 0, 0, 1)} // both simulated hosts are on this machine
-	}
+	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents, Listen: listen}
 	opts.Monitored = uri == xenURI && !c.Bool("e")
 	opts.Protect = protect(c, xen.Limits{})
 	opts.Answer = answer(c, host)

@@ -229,6 +229,7 @@ func simCreateCommand() *cli.Command {
 			&cli.IntFlag{Name: "vcpus", Value: 1, Usage: fmt.Sprintf("vCPUs that do the work, 1 to %d", sim.MaxVCPUs)},
 			&cli.StringFlag{Name: "workload", Value: "idle", Usage: "what the guest does, see above"},
 			&cli.Float64Flag{Name: "zero-share", Value: memcheck.DefaultZeroShare, Usage: "share of memory that is zero at first, 0 to 1"},
+			&cli.StringFlag{Name: "image", Usage: "take the contents of memory from this `file`; the workload keeps to its set, the rest is verified by a sum"},
 			&cli.StringFlag{Name: "verify-rate", Value: "64MB/s", Usage: "how fast the guest verifies its memory all the time; 0: not at all"},
 			&cli.Uint64Flag{Name: "seed", Usage: "number that makes the contents of memory; 0: any"},
 			&cli.BoolFlag{Name: "no-suspend", Usage: "the guest never suspends"},
@@ -267,6 +268,13 @@ func guestConfig(c *cli.Context) (sim.GuestConfig, error) {
 		Seed:         c.Uint64("seed"),
 		NoSuspend:    c.Bool("no-suspend"),
 		SuspendDelay: c.Duration("suspend-delay"),
+	}
+	if image := c.String("image"); image != "" {
+		path, err := filepath.Abs(image) // the host runs elsewhere
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Image = path
 	}
 	if cfg.Name == "" {
 		return cfg, usagef("sim create: give the guest a name: --name db1")

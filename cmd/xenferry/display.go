@@ -60,7 +60,7 @@ func (d *display) progress(p *xen.Progress) {
 	if !term.IsTerminal(int(d.status.Fd())) {
 		if time.Since(d.last) >= plainEvery {
 			d.last = time.Now()
-			fmt.Fprintf(d.status, "round %d: %d of %d pages, %s/s\n", p.Round, p.Pages, p.OfPages, bytesText(p.BytesPerS))
+			fmt.Fprintf(d.status, "round %d: %d of %d pages, %s/s, %s\n", p.Round, p.Pages, p.OfPages, bytesText(p.BytesPerS), p.Method)
 		}
 		return
 	}
@@ -71,7 +71,7 @@ func (d *display) progress(p *xen.Progress) {
 			progressbar.OptionSetDescription(fmt.Sprintf("round %d", p.Round)), progressbar.OptionFullWidth(),
 			progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true))
 	}
-	d.bar.Describe(fmt.Sprintf("round %d, %s/s", p.Round, bytesText(p.BytesPerS)))
+	d.bar.Describe(fmt.Sprintf("round %d, %s/s, %s", p.Round, bytesText(p.BytesPerS), p.Method))
 	_ = d.bar.Set64(int64(p.Pages))
 }
 
@@ -91,6 +91,7 @@ func (d *display) report(r *xen.Report) {
 		fmt.Fprintf(d.out, "%s moved from %s to %s in %s: downtime %s, %d rounds, %s on the wire (%d pages sent, %d zero), data over %s\n",
 			r.Guest.Name, r.From, r.To, r.Total.Round(time.Millisecond), r.Downtime.Round(100*time.Microsecond), len(r.Rounds),
 			bytesText(r.WireBytes), r.PagesSent, r.PagesZero, r.Data)
+		d.pipe(r)
 	case xen.OutcomeAtSource:
 		fmt.Fprintf(d.status, "%s runs on here\n", guestText(r))
 	case xen.OutcomeInDoubt:
@@ -100,6 +101,22 @@ func (d *display) report(r *xen.Report) {
 	case xen.OutcomeLeftover:
 		fmt.Fprintf(d.status, "%s runs at %s; destroy its suspended copy at %s: xl destroy %d\n", guestText(r), r.To, r.From, r.Guest.Domid)
 	}
+}
+
+// pipe prints how the pages travelled.
+func (d *display) pipe(r *xen.Report) {
+	ways := fmt.Sprintf("%d copies", r.PagesCopied)
+	for _, m := range r.Methods {
+		ways += fmt.Sprintf(", %d %s", m.Pages, m.Method)
+		if m.WireBytes > 0 && m.Method != xen.NoCompression.String() {
+			ways += fmt.Sprintf(" (%.1f:1)", float64(m.Pages*xen.PageSize)/float64(m.WireBytes))
+		}
+	}
+	percent := func(t time.Duration) int { return int(100*r.Busy(t) + 0.5) }
+	fmt.Fprintf(d.out, "pages, compression %s: %s; %.1f:1 in all; busy on %d connections: read %d%%, compress %d%%, write %d%%, there decompress %d%%, store %d%%; waited for: %s; CPU %s here, %s there\n",
+		r.Compress, ways, r.Ratio, r.Lanes, percent(r.Stages.Read), percent(r.Stages.Compress), percent(r.Stages.Write),
+		percent(r.Receiver.Decompress), percent(r.Receiver.Store), r.Bottleneck,
+		r.CPU.Round(10*time.Millisecond), r.Receiver.CPU.Round(10*time.Millisecond))
 }
 
 const inDoubtText = `in doubt: %[1]s was handed to %[2]s and no answer came. It may run there, so it is kept suspended at %[3]s (domain %[4]d).

@@ -63,8 +63,8 @@ func usageError(c *cli.Context, err error, _ bool) error {
 func exitCode(err error) int {
 	var usage usageErr
 	var failure *xen.MigrateError
-	var unsaved *xen.SaveError
 	var left unfinished
+	var unsaved *xen.SaveError
 	switch {
 	case err == nil:
 		return exitOK
@@ -72,15 +72,15 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &failure):
 		return migrateExitCode(failure)
-	case errors.As(err, &unsaved):
-		return saveExitCode(unsaved)
-	case isDamage(err):
-		return exitDamaged
 	case errors.As(err, &left):
 		if left.State == fallback.SourceInDoubt {
 			return exitInDoubt
 		}
 		return exitFailed
+	case errors.As(err, &unsaved):
+		return saveExitCode(unsaved)
+	case isDamage(err):
+		return exitDamaged
 	case errors.Is(err, context.Canceled):
 		return exitCancelled
 	case errors.Is(err, xen.ErrNoDomain):

@@ -139,6 +139,9 @@ func TestKilledWhileGuestSuspends(t *testing.T) {
 func TestGuardianOfDestination(t *testing.T) {
 	for _, state := range []fallback.State{fallback.SourceRunning, fallback.SourceSuspended} {
 		for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP} {
+			if sig == syscall.SIGSTOP && state == fallback.SourceRunning {
+				continue // see TestHungReceiver
+			}
 			t.Run(fmt.Sprintf("%s/%v", state, sig), func(t *testing.T) {
 				l := newLab(t, sim.GuestConfig{MemMiB: 256})
 				r := l.startMigration("--debug", "--memory-hash", "--silence-timeout", "2s", "db1", "sim:beta")

@@ -62,8 +62,8 @@ func newApp() *cli.App {
 		},
 		Commands: []*cli.Command{
 			migrateCommand(), receiveCommand(), stockReceiveCommand(), saveCommand(), restoreCommand(), verifyCommand(), convertCommand(),
-			listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
 			statusCommand(), recoverCommand(), resolveCommand(), guardianCommand(),
+			listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 		OnUsageError:   usageError,

@@ -37,6 +37,12 @@ type Target struct {
 	// has not enough memory. nil: no such case.
 	TooLarge func(t *testing.T, spec xen.Spec) xen.Spec
 
+	// LeaveLogDirty leaves log-dirty mode on, as a sender that crashed does.
+	LeaveLogDirty func(t *testing.T, host xen.Host, domid uint32)
+
+	// SharedPages is how many pages backends write in the guest's memory
+	// without a log: their rings, whose contents a resumed guest discards.
+	SharedPages int
 	// QuietPages is how many pages may be dirtied, by devices and by the
 	// hypervisor, while the guest does not run.
 	QuietPages uint64

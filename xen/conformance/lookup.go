@@ -62,7 +62,7 @@ func (s *suite) unknownDomain(t *testing.T) {
 
 func (s *suite) openAndClose(t *testing.T) {
 	h, first := s.open(t)
-	// A second one, as after a crash that left the first behind.
+	must(t, "close", first.Close())
 	for range 3 {
 		dom, err := h.Open(s.context(t), s.domid)
 		must(t, "open again", err)

@@ -134,16 +134,25 @@ func (v *fileOf) WriteAt(b []byte, off int64) (int, error) {
 }
 
 func (v *fileOf) Sync() error {
-	return v.p.do("journal fsync", func() error {
+	err := v.p.do("journal fsync", func() error {
 		if v.p.host.disk.broken != nil {
 			return v.p.host.disk.broken
 		}
 		if v.p.w.bug == bugNoFsync {
 			return nil
 		}
-		v.f.synced, v.f.writes = bytes.Clone(v.f.now), nil
+		for _, w := range v.f.writes {
+			copy(v.f.synced[w.off:], w.data)
+		}
+		v.f.writes = nil
 		return nil
 	})
+	v.p.w.mu.Lock()
+	defer v.p.w.mu.Unlock()
+	if err != nil && !v.p.dead { // Linux forgets what it could not write
+		v.f.writes = nil
+	}
+	return err
 }
 
 func (v *fileOf) Close() error {

@@ -276,6 +276,10 @@ func (w *Worker) verifyOne() {
 	w.state.Sweeps++
 }
 
+// Damaged counts a page that somebody else found damaged, outside the area. It
+// is for the goroutine that steps the worker.
+func (w *Worker) Damaged(err error) { w.note(err) }
+
 func (w *Worker) note(err error) {
 	if err != nil {
 		w.state.Bad++

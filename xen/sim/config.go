@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"regexp"
 	"time"
 	"unicode"
@@ -53,6 +54,9 @@ type GuestConfig struct {
 	// VerifyRate is how much memory the guest verifies, in bytes a second. 0
 	// is DefaultVerifyRate, a negative value none.
 	VerifyRate int64 `json:"verify_rate"`
+	// Image is a file, named from the root, that a new guest takes its memory
+	// from, pfn by pfn: see image.go. Where the guest arrives it is not read.
+	Image string `json:"image,omitempty"`
 	// NoSuspend makes a guest that never suspends, SuspendDelay one that takes
 	// its time, up to MaxSuspendDelay.
 	NoSuspend    bool          `json:"no_suspend,omitempty"`
@@ -98,10 +102,12 @@ func (c *GuestConfig) check() error {
 		return errors.New("guest seed is 0")
 	case c.VerifyRate > maxVerifyRate:
 		return fmt.Errorf("verify rate of %d bytes/s is above %d", c.VerifyRate, int64(maxVerifyRate))
+	case c.Image != "" && !filepath.IsAbs(c.Image):
+		return fmt.Errorf("guest image %.80q is not a path from the root", c.Image)
 	case c.SuspendDelay < 0 || c.SuspendDelay > MaxSuspendDelay:
 		return fmt.Errorf("suspend delay %v is not from 0 to %v", c.SuspendDelay, MaxSuspendDelay)
 	}
-	return nil
+	return c.checkArea()
 }
 
 func checkGuestName(name string) error {

@@ -45,7 +45,8 @@ func TestConformance(t *testing.T) {
 			spec.Pages, spec.MemKiB = cfg.pages(), cfg.memKiB()
 			return spec
 		},
-		MappedFiles: []string{"/memfd:"},
+		LeaveLogDirty: leaveLogDirty,
+		MappedFiles:   []string{"/memfd:"},
 	}
 	t.Run("TwoHosts", func(t *testing.T) { conformance.Run(t, target) })
 	target.Peer = nil
@@ -55,4 +56,17 @@ func TestConformance(t *testing.T) {
 			t.Errorf("shut down %s: %v", h.name, err)
 		}
 	}
+}
+
+// leaveLogDirty starts it over a connection of its own, which it then drops.
+func leaveLogDirty(t *testing.T, h xen.Host, domid uint32) {
+	t.Helper()
+	dom, err := h.Open(testContext(t), domid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dom.StartLogDirty(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dom.Close() })
 }

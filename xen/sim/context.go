@@ -21,6 +21,8 @@ type guestContext struct {
 	VCPUs    []memcheck.State `json:"vcpus"`
 	Heart    heartState       `json:"heart"`
 	Errors   []string         `json:"errors,omitempty"`
+	// ImageSum is of the memory that came from an image: SHA-256, hexadecimal.
+	ImageSum string `json:"image_sum,omitempty"`
 }
 
 // finalRecords makes the records of a suspended guest from its context.

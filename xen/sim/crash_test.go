@@ -223,8 +223,8 @@ func TestGuestKilled(t *testing.T) {
 	}
 }
 
-// Destroying a guest frees its memory at once, though a sender still maps it.
-func TestMemoryIsFreedAtOnce(t *testing.T) {
+// Destroying a guest frees its memory, though a sender still maps it.
+func TestMemoryIsFreed(t *testing.T) {
 	shortDir(t)
 	a := startHost(t, "a")
 	domid := a.create(t, GuestConfig{MemMiB: 16})
@@ -251,8 +251,10 @@ func TestMemoryIsFreedAtOnce(t *testing.T) {
 	if err := a.Destroy(testContext(t), domid); err != nil {
 		t.Fatal(err)
 	}
-	if n := blocks(); n != 0 {
-		t.Errorf("%d blocks are left", n)
+	for end := time.Now().Add(10 * time.Second); blocks() != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d blocks are left", blocks())
+		}
 	}
 	if mem[areaStart*xen.PageSize] != 0 { // and no SIGBUS
 		t.Error("memory of an ended guest is not zero")

@@ -23,7 +23,9 @@
 //
 // Guest memory starts with a low mebibyte as a PC has it, in which pfns
 // 0xA0-0xBF are a hole without pages. The rest is an area of package
-// xen/memcheck, which the vCPUs write and verify all the time.
+// xen/memcheck, which the vCPUs write and verify all the time. With an image
+// the area is only as large as the workload's set, and what lies beyond it, and
+// below it, holds the image: contents of real programs to measure with.
 //
 // A vCPU writes a page, then marks it in the dirty bitmap. Whoever cleans the
 // bitmap between the two sees the page again in the next round: it costs a

@@ -56,9 +56,11 @@ type guest struct {
 	cfg     GuestConfig
 	context *guestContext // where it goes on, nil for a new guest
 	mem     []byte
-	ctl     *control
-	kicks   chan struct{} // the host has written the control area
-	notify  *os.File
+	// imageSum is of the memory that came from an image and is never written.
+	imageSum string
+	ctl      *control
+	kicks    chan struct{} // the host has written the control area
+	notify   *os.File
 
 	running  sync.RWMutex
 	stopped  bool // running is held for writing
@@ -231,6 +233,7 @@ func (g *guest) suspend() error {
 		Arrivals: g.ctl.arrivals.Load(),
 		Heart:    g.heart.state,
 		Errors:   g.ctl.errorList(),
+		ImageSum: g.imageSum,
 	}
 	for _, w := range g.workers {
 		c.VCPUs = append(c.VCPUs, w.State())
@@ -271,8 +274,11 @@ func (g *guest) boot() error {
 	open := memcheck.New
 	if g.context != nil {
 		open = memcheck.Attach
+		g.imageSum = g.context.ImageSum
+	} else if err := g.loadImage(); err != nil {
+		return err
 	}
-	area, err := open(g.mem[areaStart*xen.PageSize:], opts)
+	area, err := open(g.mem[areaStart*xen.PageSize:g.cfg.areaEnd()*xen.PageSize], opts)
 	if err != nil {
 		return fmt.Errorf("memory: %w", err)
 	}
@@ -323,6 +329,9 @@ func (g *guest) runVCPU(i int) {
 		g.running.RLock()
 		if asked := g.ctl.sweep.Load(); asked != sweep {
 			sweep, ticket = asked, w.SweepNow()
+			if i == 0 {
+				g.verifyImage(w)
+			}
 		}
 		wait := w.Step(time.Since(start))
 		g.ctl.setCounts(i, w.Counts())

@@ -148,17 +148,20 @@ func (d *hosted) retain() {
 	d.mu.Unlock()
 }
 
-// end kills the guest and frees its memory at once, whoever else maps it. The
-// server has taken the domain out of its table.
-func (d *hosted) end() error {
-	var err error
+// end kills the guest, and returns when it has ended. Its memory is freed then,
+// whoever else maps it: for a large guest that takes a while, and nobody has to
+// wait for it. The server has taken the domain out of its table.
+func (d *hosted) end() {
 	d.destroy.Do(func() {
 		close(d.destroyed)
 		d.process.Process.Kill()
 		<-d.exited
-		err = freeMemory(d.memory, d.cfg.pages()*xen.PageSize)
 		d.notify.SetReadDeadline(time.Unix(1, 0)) // ends listen
-		d.release()
+		go func() {
+			defer d.release()
+			if err := freeMemory(d.memory, d.cfg.pages()*xen.PageSize); err != nil {
+				fmt.Fprintf(os.Stderr, "simulated host: freeing the memory of %s: %v\n", d, err)
+			}
+		}()
 	})
-	return err
 }

@@ -101,7 +101,8 @@ func (s *server) onDomain(ctx context.Context, d *hosted, req *request) (*reply,
 	case opUnpause:
 		return nil, d.unpause(ctx)
 	case opDestroy:
-		return nil, s.destroy(d)
+		s.destroy(d)
+		return nil, nil
 	case opStatus:
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -285,7 +286,7 @@ func (s *server) discard(domid uint32, uuid string) error {
 		if !d.unused.Load() {
 			errs = errors.Join(errs, fmt.Errorf("%s: %w", d, xen.ErrHasRun))
 		} else {
-			errs = errors.Join(errs, s.destroy(d))
+			s.destroy(d)
 		}
 		d.release()
 	}
@@ -293,14 +294,13 @@ func (s *server) discard(domid uint32, uuid string) error {
 }
 
 // destroy ends a domain. Whoever comes second waits for the first.
-func (s *server) destroy(d *hosted) error {
-	err := d.end()
+func (s *server) destroy(d *hosted) {
+	d.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.domains[d.domid] == d {
 		delete(s.domains, d.domid)
 	}
-	return err
 }
 
 // create makes a new guest and returns when it has filled its memory and runs.
@@ -323,7 +323,8 @@ func (s *server) create(ctx context.Context, cfg *GuestConfig) (*reply, error) {
 		err = d.run(ctx, limit)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("guest %q: %w", cfg.Name, err), s.destroy(d))
+		s.destroy(d)
+		return nil, fmt.Errorf("guest %q: %w", cfg.Name, err)
 	}
 	return s.refer(d), nil
 }

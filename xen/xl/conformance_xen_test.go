@@ -55,6 +55,12 @@ func TestLiveConformance(t *testing.T) {
 			spec.MemKiB = 1 << 30 // 1 TiB
 			return spec
 		},
+		LeaveLogDirty: func(t *testing.T, h xen.Host, domid uint32) {
+			if err := h.(*host).xc.EnableLogDirty(domid); err != nil {
+				t.Fatal(err)
+			}
+		},
+		SharedPages: 4, // console, xenstore, and the rings of a NIC
 		QuietPages:  64,
 		MappedFiles: []string{"/xen/privcmd", "/xen/hypercall"},
 		Limit:       3 * time.Minute,

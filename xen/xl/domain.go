@@ -159,15 +159,23 @@ func (d *domain) FinalState(context.Context) ([]savefmt.Record, error) {
 	return recs, nil
 }
 
-func (d *domain) Rename(_ context.Context, name string) error {
+func (d *domain) Rename(ctx context.Context, name string) error {
 	info, err := d.h.ctx.info(d.domid)
 	if err != nil || info.Name == name {
+		return err
+	}
+	if err := d.h.nameFree(ctx, name); err != nil {
 		return err
 	}
 	return d.h.ctx.rename(d.domid, info.Name, name)
 }
 
-func (d *domain) Destroy(context.Context) error { return d.h.ctx.destroy(d.domid) }
+func (d *domain) Destroy(context.Context) error {
+	if err := d.h.ctx.destroy(d.domid); !isGone(err) {
+		return err
+	}
+	return nil
+}
 
 // Close does its work even when ctx of the migration has ended long ago, and
 // on a domain that is gone.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/xenferry/xenferry/xen"
@@ -125,6 +126,9 @@ func (d *domain) Map(b *xen.Batch) error {
 		b.Mapping = bm
 	}
 	b.Grow()
+	if top := slices.Max(b.PFNs); top >= d.pages {
+		return fmt.Errorf("domain %d: map: pfn %#x is beyond its %#x pages", d.domid, top, d.pages)
+	}
 	for attempt := 1; ; attempt++ {
 		if err := xenctrl.PageTypes(d.h.xc, d.domid, b.PFNs, b.Types); err != nil {
 			return goneOr(err)

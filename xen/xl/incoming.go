@@ -31,6 +31,7 @@ type incoming struct {
 	create    *creation
 	bridge    *bridge
 	populated *pageSet // pfns that have memory
+	supers    *superpages
 
 	handedOver             bool // libxl has been told to go on by itself
 	finished, gone, closed bool
@@ -70,7 +71,7 @@ func receive(ctx context.Context, h *host, spec xen.Spec) (*incoming, error) {
 		c.close()
 		return nil, err
 	}
-	in := &incoming{h: h, spec: spec, name: spec.Name, uuid: cfg.uuid(), populated: newPageSet(spec.Pages)}
+	in := &incoming{h: h, spec: spec, name: spec.Name, uuid: cfg.uuid(), populated: newPageSet(spec.Pages), supers: newSuperpages(spec.Pages)}
 	if in.create, in.bridge, err = startCreation(c, cfg); err != nil {
 		cfg.free()
 		c.close()
@@ -206,6 +207,9 @@ func (in *incoming) LoadStatic(ctx context.Context, recs []savefmt.Record) error
 func (in *incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 	s, err := parseFinal(recs, in.spec.Type, in.spec.Pages)
 	if err != nil {
+		return err
+	}
+	if err := in.releaseAhead(); err != nil {
 		return err
 	}
 	if err := in.loadFinal(s); err != nil {

@@ -160,7 +160,7 @@ func tickAbove(t *testing.T, name string, min int) int {
 	var out []byte
 	for range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
-		out, _ = exec.CommandContext(ctx, "xl", "console", name).Output() // ends by its time
+		out, _ = exec.CommandContext(ctx, "xl", "console", "-t", "pv", name).Output() // ends by its time
 		cancel()
 		if all := tickLine.FindAllStringSubmatch(string(out), -1); len(all) > 0 {
 			if n, _ := strconv.Atoi(all[len(all)-1][1]); n > min {
@@ -170,6 +170,27 @@ func tickAbove(t *testing.T, name string, min int) int {
 	}
 	t.Fatalf("no tick above %d on the console of %s, the last that it said is %q", min, name, out)
 	return 0
+}
+
+// checkSize fails the test unless the new domain has as much memory as the old
+// one, most of it in superpages.
+func (l *live) checkSize(t *testing.T, in *incoming) {
+	t.Helper()
+	old, err := l.h.(*host).xc.Domain(l.info.Domid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, err := l.h.(*host).xc.Domain(in.Domid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// libxl adds a few pages of its own to some types of guests.
+	if now.TotPages < old.TotPages || now.TotPages > old.TotPages+16 {
+		t.Errorf("the new domain has %d pages, the old one %d", now.TotPages, old.TotPages)
+	}
+	if in.supers.made.Load()*superPages < old.TotPages/2 {
+		t.Errorf("%d superpages for %d pages", in.supers.made.Load(), old.TotPages)
+	}
 }
 
 // TestLiveReceive moves the guest to a new domain on the same host, and back
@@ -208,7 +229,8 @@ func TestLiveReceive(t *testing.T) {
 	if err := in.Finish(ctx, recs); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("copy %v, finish %v", copied.Sub(started), time.Since(copied))
+	t.Logf("copy %v, finish %v, %d superpages", copied.Sub(started), time.Since(copied), in.(*incoming).supers.made.Load())
+	l.checkSize(t, in.(*incoming))
 	moved = true
 	if err := errors.Join(l.d.Destroy(ctx), in.Rename(ctx, name), in.Unpause(ctx), in.Close()); err != nil {
 		t.Fatal(err)

@@ -34,10 +34,14 @@ func (in *incoming) Map(b *xen.Batch) error {
 		}
 		b.Mapping = m
 	}
-	if err := in.sort(b, m); err != nil {
-		return err
+	err := in.give(b, m)
+	if errors.Is(err, xen.ErrNoMemory) && !in.supers.off.Swap(true) {
+		// What was populated ahead may be what is missing now.
+		if err = in.releaseAhead(); err == nil {
+			err = in.give(b, m)
+		}
 	}
-	if err := in.populate(m.fresh); err != nil {
+	if err != nil {
 		return err
 	}
 	if len(m.data) == 0 {
@@ -54,6 +58,16 @@ func (in *incoming) Map(b *xen.Batch) error {
 		b.Pages[at] = m.view.Page(i)
 	}
 	return nil
+}
+
+// give sees that the pages of b have memory.
+func (in *incoming) give(b *xen.Batch, m *inMapping) error {
+	in.supers.use.RLock()
+	defer in.supers.use.RUnlock()
+	if err := in.sort(b, m); err != nil {
+		return err
+	}
+	return in.populate(m.fresh)
 }
 
 // sort finds what must be populated and what mapped.
@@ -76,6 +90,9 @@ func (in *incoming) sort(b *xen.Batch, m *inMapping) error {
 		if t.Populated() && !in.populated.has(pfn) {
 			m.fresh = append(m.fresh, pfn)
 		}
+		if t.Populated() {
+			in.supers.ahead.remove(pfn)
+		}
 		if t.HasData() {
 			m.data = append(m.data, pfn)
 			m.at = append(m.at, i)
@@ -84,8 +101,47 @@ func (in *incoming) sort(b *xen.Batch, m *inMapping) error {
 	return nil
 }
 
-// populate gives each of pfns, none of which has it, a page of memory.
+// populate gives each of pfns, none of which had it when they were sorted, a
+// page of memory: by a superpage where they are half of one.
 func (in *incoming) populate(pfns []uint64) error {
+	if len(pfns) == 0 {
+		return nil
+	}
+	defer in.supers.lock(pfns[0]).Unlock()
+	if in.supers.worthwhile(pfns, in.spec.Pages) {
+		in.populateSuper(pfns[0] / superPages)
+	}
+	missing := pfns[:0] // those that no superpage has covered meanwhile
+	for _, pfn := range pfns {
+		if in.populated.has(pfn) {
+			in.supers.ahead.remove(pfn)
+		} else {
+			missing = append(missing, pfn)
+		}
+	}
+	return in.populateSmall(missing)
+}
+
+// populateSuper tries to populate superpage n. Where that is not possible (no
+// such piece is free, a page of it is there, the guest is near its limit) its
+// pages come one by one.
+func (in *incoming) populateSuper(n uint64) {
+	in.supers.tried.add(n)
+	first := n * superPages
+	for pfn := range uint64(superPages) {
+		if in.populated.has(first + pfn) {
+			return
+		}
+	}
+	if in.h.xc.Populate(in.hello.domid, superOrder, []uint64{first}) != nil {
+		return
+	}
+	in.supers.made.Add(1)
+	in.supers.ahead.addRange(first, superPages)
+	in.populated.addRange(first, superPages)
+}
+
+func (in *incoming) populateSmall(pfns []uint64) error {
 	err := in.h.xc.Populate(in.hello.domid, 0, pfns)
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOMEM) {
 		return fmt.Errorf("%w: domain %d has reached its limit, or the host the end of its memory: %w", xen.ErrNoMemory, in.hello.domid, err)
@@ -95,6 +151,25 @@ func (in *incoming) populate(pfns []uint64) error {
 	}
 	for _, pfn := range pfns {
 		in.populated.add(pfn)
+	}
+	return nil
+}
+
+// releaseAhead gives back what was populated ahead and has not come.
+func (in *incoming) releaseAhead() error {
+	in.supers.use.Lock()
+	defer in.supers.use.Unlock()
+	pfns := in.supers.ahead.all()
+	for len(pfns) > 0 {
+		n := min(len(pfns), xenctrl.MaxBatchPages)
+		if err := in.h.xc.Release(in.hello.domid, pfns[:n]); err != nil {
+			return err
+		}
+		for _, pfn := range pfns[:n] {
+			in.populated.remove(pfn)
+			in.supers.ahead.remove(pfn)
+		}
+		pfns = pfns[n:]
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package xl
 
 import (
+	"slices"
 	"sync"
 	"testing"
 
@@ -44,5 +45,16 @@ func TestPageSetParallel(t *testing.T) {
 		if !s.has(p) {
 			t.Fatalf("pfn %#x was lost", p)
 		}
+	}
+}
+
+func TestPageSetRemove(t *testing.T) {
+	s := newPageSet(3 * chunkPages)
+	s.addRange(chunkPages-2, 4)
+	if !s.remove(chunkPages) || s.remove(chunkPages) || s.remove(2*chunkPages) || s.remove(1<<40) {
+		t.Error("remove does not tell whether the pfn was there")
+	}
+	if got, want := s.all(), []uint64{chunkPages - 2, chunkPages - 1, chunkPages + 1}; !slices.Equal(got, want) {
+		t.Errorf("%#x are left, want %#x", got, want)
 	}
 }

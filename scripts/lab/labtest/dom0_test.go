@@ -10,15 +10,36 @@ import (
 )
 
 // TestInDom0 runs, in hostA's dom0, the test programs that need a hypervisor
-// under them (test.sh puts them there): the bindings, and the real host with a
-// PVH guest.
+// under them (test.sh puts them there): the bindings, the real host with a
+// PVH and an HVM guest, and the conformance suite that simulated hosts pass
+// too.
 func TestInDom0(t *testing.T) {
 	l := Open(t)
-	l.onceOnly(t)
+	if !l.SameRelease() {
+		t.Skip("tried on pairs of one release")
+	}
 	runInDom0(t, l, "xenctrl", "", "TestXen")
 	runInDom0(t, l, "evtchn", "", "TestXen")
-	g := l.CreateGuest(t, l.A, "dom0-pvh", GuestOptions{NoDisk: true, MemoryMB: 160, Args: []string{"xfg.mem=16"}})
-	runInDom0(t, l, "xen-xl", g.Name, "TestReal|TestLive(Receive|Abandon|FinishFails|ReceiveRefusals|MapRefusals|Killed)$")
+	kinds := []string{"pvh", "hvm"}
+	if l.A.Release != oldest {
+		kinds = kinds[:1] // the bindings are what differs
+	}
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			l := Open(t)
+			g := l.CreateGuest(t, l.A, "dom0-"+kind, GuestOptions{Type: kind, NoDisk: true, MemoryMB: 160, Args: []string{"xfg.mem=16"}})
+			tests := "TestReal|TestLive(Receive|FinishFails)$"
+			if kind == "pvh" && l.A.Release == oldest {
+				tests = "TestReal|TestLive(Receive|Abandon|FinishFails|ReceiveRefusals|MapRefusals|Killed)$"
+			}
+			runInDom0(t, l, "xen-xl", g.Name, tests)
+		})
+	}
+	t.Run("conformance", func(t *testing.T) {
+		l := Open(t)
+		l.onceOnly(t)
+		runInDom0(t, l, "xen-xl", "", "TestLiveConformance$")
+	})
 }
 
 var ran = regexp.MustCompile(`(?m)^--- PASS`)

@@ -30,11 +30,11 @@ var faults = []fault{
 	{"receiver killed", func(t testing.TB, l *Lab) { harm(t, l.B, "pkill -KILL -f "+receiver) }},
 	{"ssh cut", func(t testing.TB, l *Lab) { harm(t, l.A, "pkill -KILL -f '^ssh .* migrate-receive'") }},
 	// The receiver has claimed the guest's memory, so no other guest can take
-	// it away. But it can find that it may not map another batch: ENOMEM. What
-	// it needs for cleaning up is less than that.
+	// it away. But it can find that it may map nothing any more: ENOMEM,
+	// wherever it asks next, in its clean-up as well.
 	{"out of memory", func(t testing.TB, l *Lab) {
 		harm(t, l.B, "pid=$(pgrep -o -f "+receiver+"); kib=$(sed -n 's/^VmSize:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status);"+
-			" prlimit --as=$(( (kib - 512) * 1024 )) --pid $pid")
+			" prlimit --as=$(( (kib - 4096) * 1024 )) --pid $pid")
 	}},
 }
 
@@ -112,6 +112,9 @@ func (g *Guest) suffer(t *testing.T, f fault, at moment) {
 		}
 		if !slices.Contains(at.in, report.FailedIn) {
 			t.Errorf("it failed in phase %q, want one of %q", report.FailedIn, at.in)
+		}
+		if t.Failed() {
+			t.Logf("it said: %s", stderr)
 		}
 		if report.ResumedAfter > ResumeLimit {
 			t.Errorf("the guest ran again only after %v", report.ResumedAfter)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/xenferry/xenferry/scripts/lab/xfg"
 )
@@ -49,5 +50,29 @@ func TestHarmIsSeen(t *testing.T) {
 		if !slices.ContainsFunc(alarms, func(a string) bool { return strings.Contains(a, want) }) {
 			t.Errorf("no alarm with %q; all there are: %q", want, alarms)
 		}
+	}
+}
+
+// TestSecondCopyIsSeen runs two copies of one guest at once, what a migration
+// must never do, and expects that beats, disk and network tell.
+func TestSecondCopyIsSeen(t *testing.T) {
+	l := Open(t)
+	l.onceOnly(t)
+	g := l.CreateGuest(t, l.A, "copy", GuestOptions{MemoryMB: 160, Args: []string{"xfg.mem=16"}})
+	g.AssertClean(t, l.A)
+	l.A.Must(t, "xl save -c copy /tmp/copy.save")
+	l.B.Must(t, "(nc -l -p 7000 > /tmp/copy.save) > /dev/null 2>&1 < /dev/null &")
+	l.A.Must(t, "nc -N hostB 7000 < /tmp/copy.save && rm /tmp/copy.save")
+	l.B.Must(t, "xl restore /tmp/copy.save; s=$?; rm /tmp/copy.save; exit $s")
+	want := []string{"two copies ran", xfg.BadWord + " disk: ", "packets twice or late"}
+	var alarms []string
+	for end := time.Now().Add(CheckLimit); time.Now().Before(end) && len(want) > 0; time.Sleep(2 * time.Second) {
+		alarms = g.Alarms(t)
+		want = slices.DeleteFunc(want, func(w string) bool {
+			return slices.ContainsFunc(alarms, func(a string) bool { return strings.Contains(a, w) })
+		})
+	}
+	if len(want) > 0 {
+		t.Errorf("no alarms with %q; all there are: %q", want, alarms)
 	}
 }

@@ -1,0 +1,104 @@
+package savefmt
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// zstdWindow is how far back a page may refer: across the blocks of its
+// connection. Both ends keep that much.
+const zstdWindow = 4 << 20
+
+// zstdEncoder writes one Zstandard frame that never ends, and flushes it after
+// each block of pages.
+type zstdEncoder struct {
+	enc *zstd.Encoder
+	out appendWriter
+}
+
+// appendWriter is a slice that is written to.
+type appendWriter struct{ b []byte }
+
+func (w *appendWriter) Write(p []byte) (int, error) {
+	w.b = append(w.b, p...)
+	return len(p), nil
+}
+
+// newZstdEncoder maps zstd's levels to the four that the library has: 1-2,
+// 3-5, 6-9 and 10-22.
+func newZstdEncoder(level int) (Encoder, error) {
+	e := &zstdEncoder{}
+	var err error
+	e.enc, err = zstd.NewWriter(&e.out, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
+		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(zstdWindow))
+	if err != nil {
+		return nil, fmt.Errorf("zstd level %d: %w", level, err)
+	}
+	return e, nil
+}
+
+func (e *zstdEncoder) Reset() { e.enc.Reset(&e.out) }
+
+// Encode implements Encoder.
+func (e *zstdEncoder) Encode(dst, src []byte) ([]byte, error) {
+	e.out.b = dst
+	_, err := e.enc.Write(src)
+	if err == nil {
+		err = e.enc.Flush()
+	}
+	if err != nil {
+		return dst, fmt.Errorf("zstd: %w", err)
+	}
+	return e.out.b, nil
+}
+
+// zstdDecoder reads what a zstdEncoder writes, a block of pages at a time.
+type zstdDecoder struct {
+	dec   *zstd.Decoder
+	in    blockReader
+	fresh bool // a frame has begun
+}
+
+// blockReader gives the decoder one payload and then ends. It is a type of its
+// own as the library takes a bytes.Reader for a whole file.
+type blockReader struct{ r bytes.Reader }
+
+func (b *blockReader) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+func newZstdDecoder() (Decoder, error) {
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(zstdWindow), zstd.IgnoreChecksum(true))
+	if err != nil {
+		return nil, fmt.Errorf("zstd: %w", err)
+	}
+	return &zstdDecoder{dec: dec}, nil
+}
+
+// Decode implements Decoder. It stops reading when dst is full. If the last of
+// the payload's blocks (of 128 KiB) holds more than that, the rest comes out of
+// the next Decode: not what was sent, as the checksums of the pages tell.
+func (d *zstdDecoder) Decode(dst [][]byte, src []byte, fresh bool) error {
+	d.in.r.Reset(src)
+	if fresh {
+		if err := d.dec.Reset(&d.in); err != nil {
+			return fmt.Errorf("zstd: %w", err)
+		}
+		d.fresh = true
+	}
+	if !d.fresh {
+		return fmt.Errorf("zstd: the first block on a connection is not marked as fresh")
+	}
+	for _, piece := range dst {
+		if _, err := io.ReadFull(d.dec, piece); err != nil {
+			d.fresh = false
+			return fmt.Errorf("zstd: %w", err)
+		}
+	}
+	if d.in.r.Len() != 0 {
+		return fmt.Errorf("zstd: %w", errLength)
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+package xen
+
+import "github.com/xenferry/xenferry/savefmt"
+
+// classify fills the job from its mapped batch, and lets the pages travel from
+// where they are. It returns how many have data.
+func (j *job) classify(round uint32) int {
+	data := 0
+	for i, pfn := range j.batch.PFNs {
+		page, typ := j.batch.Pages[i], j.batch.Types[i]
+		if page == nil || isZero(page) {
+			j.addEmpty(round, pfn, typ, page != nil)
+			continue
+		}
+		data++
+		j.runs = appendRun(j.runs, page)
+		j.add(savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), savefmt.Checksum(page))
+	}
+	return data
+}
+
+// addEmpty adds a page that is all zero, or has no contents at all.
+func (j *job) addEmpty(round uint32, pfn uint64, typ PageType, zero bool) {
+	content := savefmt.ContentZero
+	if zero {
+		j.zero++
+	} else {
+		j.empty++
+		if round == 0 && !typ.Populated() {
+			return // a hole that the other side has as well
+		}
+		content = savefmt.ContentNone
+	}
+	j.add(savefmt.NewPageEntry(uint8(typ), content, pfn), 0)
+}
+
+// copyOut fills the job from its mapped batch, with a copy of each page in
+// scratch, where it stays as it was summed. A page of which this round has one
+// like it goes to the list of copies.
+func (l *lane) copyOut(j *job, h *savefmt.Header) {
+	if l.scratch == nil {
+		l.scratch = make([]byte, 0, savefmt.MaxPayload)
+	}
+	l.scratch = l.scratch[:0]
+	for i, pfn := range j.batch.PFNs {
+		page, typ := j.batch.Pages[i], j.batch.Types[i]
+		if page == nil || isZero(page) {
+			j.addEmpty(h.Round, pfn, typ, page != nil)
+			continue
+		}
+		at := len(l.scratch)
+		l.scratch = append(l.scratch, page...)
+		entry, stable := savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), l.scratch[at:]
+		sum := savefmt.Checksum(stable)
+		if h.Flags&savefmt.FlagVerify == 0 && !l.copies.full() {
+			if source, ok := l.s.dedup.find(stable, pfn); ok {
+				l.copies.add(savefmt.Copy{Entry: entry, Source: source, Sum: sum})
+				l.scratch = l.scratch[:at]
+				continue
+			}
+		}
+		j.add(entry, sum)
+	}
+}

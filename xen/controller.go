@@ -1,0 +1,159 @@
+package xen
+
+import (
+	"math"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// The controller chooses how pages are encoded. All of it is pure: what was
+// measured goes in, a method comes out.
+//
+// With method m the guest moves at
+//
+//	min(speed of m, ratio of m x speed of the link)
+//
+// bytes of pages a second: the encoders work while the link does, so the slower
+// of the two counts, and what a stronger method costs matters only where the
+// encoders are the slower. The speed of the link is what the other end takes,
+// its decoders included.
+
+// methodRate is what is known of a method.
+type methodRate struct {
+	speed    float64 // bytes of pages a second, of all lanes together
+	ratio    float64 // bytes of pages for each byte that travels
+	measured bool    // lately; else it is derived from others
+}
+
+// priors are what one lane does with ordinary guests' memory, measured on a
+// core of 2023: only how they relate to each other counts once one of the
+// methods was measured.
+var priors = map[savefmt.Codec]methodRate{
+	savefmt.CodecRaw:  {speed: 4e9, ratio: 1},
+	savefmt.CodecS2:   {speed: 550e6, ratio: 2.3},
+	savefmt.CodecZstd: {speed: 250e6, ratio: 3.2},
+	savefmt.CodecZlib: {speed: 170e6, ratio: 2.8},
+}
+
+// strongZstd are zstd's figures from level 3 on, relative to those of level 1.
+const (
+	strongZstdSpeed = 0.8
+	strongZstdRatio = 1.07
+)
+
+func prior(m savefmt.Method) methodRate {
+	p := priors[m.Codec]
+	if m.Codec == savefmt.CodecZstd && m.Level >= 3 {
+		p.speed, p.ratio = p.speed*strongZstdSpeed, p.ratio*strongZstdRatio
+	}
+	return p
+}
+
+// complete derives the methods that are not measured from those that are: if
+// one compresses this guest better than expected, so will its neighbour. Raw
+// tells nothing of the others.
+func complete(methods []savefmt.Method, lanes int, rates []methodRate) {
+	for i := range rates {
+		if rates[i].measured {
+			continue
+		}
+		p := prior(methods[i])
+		p.speed *= float64(lanes)
+		if k := nearestMeasured(methods, rates, i); k >= 0 && p.ratio > 1 {
+			q := prior(methods[k])
+			p.speed *= rates[k].speed / (q.speed * float64(lanes))
+			// A ratio of 1 stays 1, so what is above it is scaled.
+			p.ratio = 1 + (p.ratio-1)*max(rates[k].ratio-1, 0)/(q.ratio-1)
+		}
+		rates[i] = p
+	}
+}
+
+// nearestMeasured returns the measured method next to i, other than raw, or -1.
+func nearestMeasured(methods []savefmt.Method, rates []methodRate, i int) int {
+	best := -1
+	for k := range rates {
+		if rates[k].measured && methods[k].Codec != savefmt.CodecRaw && (best < 0 || abs(k-i) < abs(best-i)) {
+			best = k
+		}
+	}
+	return best
+}
+
+func abs(n int) int { return max(n, -n) }
+
+// throughput predicts bytes of pages a second.
+func (r methodRate) throughput(link float64) float64 { return min(r.speed, link*r.ratio) }
+
+// A change of method must promise this much, or figures that waver make the
+// choice do so too. To begin to compress must promise more: it costs this host
+// and the other CPU time that a fast link does not ask for.
+const (
+	gainToChange   = 1.02
+	gainToCompress = 1.15
+	gainToStay     = 1.05 // over sending pages as they are
+)
+
+// bestMethod returns which of rates moves the guest soonest. Rates go from the
+// fastest to the strongest, current is the one in use. link is in bytes a
+// second, infinite if nothing is known of it.
+func bestMethod(link float64, rates []methodRate, current int) int {
+	if math.IsInf(link, 1) {
+		return 0 // the fastest finds out soonest
+	}
+	best, bar := current, rates[current].throughput(link)
+	for i, r := range rates {
+		need := gainToChange
+		if best == 0 && i > 0 {
+			need = gainToCompress
+		}
+		if t := r.throughput(link); t > bar*need {
+			best, bar = i, t
+		}
+	}
+	if best > 0 && bar < rates[0].throughput(link)*gainToStay {
+		return 0
+	}
+	return best
+}
+
+// locality is the memory of a lane: pages that do not compress have neighbours
+// that do not.
+type locality struct {
+	left int // bytes of pages that are still sent as they are
+	next int // how many the next time
+	poor int // batches in a row that compressed badly
+}
+
+// Of two batches in a row that get smaller by less than poorRatio the second
+// lets the next skipFirst bytes of pages be sent as they are; each poor one
+// that follows doubles that, up to skipMost. Longer skips cost more on the
+// wire than they save: with 16 MiB, a guest of 2 GiB became 33 MB larger.
+const (
+	poorRatio = 1.05
+	poorFirst = 2
+	skipFirst = 1 << 20
+	skipMost  = 4 << 20
+)
+
+// skip tells whether the next n bytes are sent as they are.
+func (l *locality) skip(n int) bool {
+	if l.left <= 0 {
+		return false
+	}
+	l.left -= n
+	return true
+}
+
+// saw notes what became of a batch.
+func (l *locality) saw(raw, encoded int) {
+	if float64(raw) >= float64(encoded)*poorRatio {
+		l.next, l.poor = 0, 0
+		return
+	}
+	if l.poor++; l.poor < poorFirst {
+		return
+	}
+	l.next = min(max(2*l.next, skipFirst), skipMost)
+	l.left = l.next
+}

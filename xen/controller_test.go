@@ -1,0 +1,153 @@
+package xen
+
+import (
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// simLink is a link, and what each of autoMethods does at this host.
+type simLink struct {
+	lanes int
+	link  float64 // bytes a second
+	rates []methodRate
+}
+
+// run lets the controller choose until it stays, and returns its choice and
+// the best one. It measures only what it uses.
+func (s simLink) run(t *testing.T) (got, want int) {
+	known := make([]methodRate, len(s.rates))
+	link := math.Inf(1) // nothing is known
+	last := -1
+	for step := 0; got != last; step++ {
+		if step > 10 {
+			t.Fatal("it does not settle")
+		}
+		known[got] = s.rates[got]
+		known[got].measured = true
+		rates := slices.Clone(known)
+		complete(autoMethods, s.lanes, rates)
+		last, got = got, bestMethod(link, rates, got)
+		if math.IsInf(link, 1) {
+			link, last = s.link, -1 // known as soon as something was sent
+		}
+	}
+	for i, r := range s.rates {
+		if r.throughput(s.link) > s.rates[want].throughput(s.link) {
+			want = i
+		}
+	}
+	return got, want
+}
+
+func TestControllerSettles(t *testing.T) {
+	rates := func(scale float64, ratios ...float64) []methodRate {
+		speeds := []float64{8e9, 1.1e9, 500e6, 400e6}
+		var out []methodRate
+		for i := range speeds {
+			out = append(out, methodRate{speed: speeds[i] * scale, ratio: ratios[i]})
+		}
+		out[0].speed = speeds[0]
+		return out
+	}
+	tests := []struct {
+		name string
+		sim  simLink
+		want string // "" : any that is as good as the best
+	}{
+		{"100 Mbit/s", simLink{2, 12e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
+		{"1 Gbit/s", simLink{2, 118e6, rates(1, 1, 2.3, 3.2, 3.5)}, ""},
+		{"2.5 Gbit/s", simLink{2, 295e6, rates(1, 1, 2.3, 3.2, 3.5)}, "s2"},
+		{"10 Gbit/s", simLink{2, 1180e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"10 Gbit/s, many cores", simLink{8, 1180e6, rates(4, 1, 2.3, 3.2, 3.5)}, "s2"},
+		{"loopback", simLink{2, 2500e6, rates(1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"1 Gbit/s, slow cores", simLink{2, 118e6, rates(0.1, 1, 2.3, 3.2, 3.5)}, "off"},
+		{"1 Gbit/s, incompressible", simLink{2, 118e6, rates(1, 1, 1, 1.01, 1.01)}, "off"},
+		{"slow receiver", simLink{2, 60e6, rates(1, 1, 2.3, 3.2, 3.5)}, "zstd:3"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, best := tt.sim.run(t)
+			reached := tt.sim.rates[got].throughput(tt.sim.link)
+			if most := tt.sim.rates[best].throughput(tt.sim.link); reached < most/1.03 {
+				t.Errorf("settled on %s with %.0f MB/s, %s has %.0f", autoMethods[got], reached/1e6, autoMethods[best], most/1e6)
+			}
+			if tt.want != "" && autoMethods[got].String() != tt.want {
+				t.Errorf("settled on %s, want %s", autoMethods[got], tt.want)
+			}
+		})
+	}
+}
+
+// TestControllerKeeps: a gain that is within what figures waver is none.
+func TestControllerKeeps(t *testing.T) {
+	rates := []methodRate{{speed: 8e9, ratio: 1}, {speed: 500e6, ratio: 2}, {speed: 240e6, ratio: 2.05}, {speed: 100e6, ratio: 2.1}}
+	if got := bestMethod(118e6, rates, 1); got != 1 {
+		t.Errorf("changed from s2 to %s for 2%%", autoMethods[got])
+	}
+	if got := bestMethod(math.Inf(1), rates, 3); got != 0 {
+		t.Errorf("nothing is known of the link, and %s was chosen", autoMethods[got])
+	}
+}
+
+func TestCompleteScales(t *testing.T) {
+	rates := make([]methodRate, len(autoMethods))
+	zstd := prior(autoMethods[2])
+	rates[2] = methodRate{speed: zstd.speed, ratio: 1 + (zstd.ratio-1)/2, measured: true} // two lanes, each half as fast
+	complete(autoMethods, 2, rates)
+	s2 := prior(autoMethods[1])
+	if got, want := rates[1].speed, s2.speed; math.Abs(got/want-1) > 0.01 {
+		t.Errorf("s2: %.0f MB/s, want %.0f", got/1e6, want/1e6)
+	}
+	if got, want := rates[1].ratio, 1+(s2.ratio-1)/2; math.Abs(got-want) > 0.01 {
+		t.Errorf("s2: ratio %.2f, want %.2f", got, want)
+	}
+	if rates[0].ratio != 1 || rates[0].speed < 7e9 {
+		t.Errorf("raw: %+v", rates[0])
+	}
+}
+
+func TestLocality(t *testing.T) {
+	var l locality
+	const mib = 1 << 20
+	l.saw(mib, mib)
+	if l.skip(mib) {
+		t.Error("one bad batch, and the next is not tried")
+	}
+	for _, want := range []int{1, 2, 4, 4} {
+		l.saw(mib, mib)
+		skipped := 0
+		for l.skip(mib) {
+			skipped++
+		}
+		if skipped != want {
+			t.Errorf("skipped %d MiB, want %d", skipped, want)
+		}
+	}
+	l.saw(mib, mib/2)
+	l.saw(mib, mib)
+	if l.skip(mib) {
+		t.Error("a good batch was forgotten")
+	}
+}
+
+func TestCompressionText(t *testing.T) {
+	for _, s := range []string{"auto", "off", "s2", "zstd:3", "zlib:6"} {
+		if c, err := ParseCompression(s); err != nil || c.String() != s {
+			t.Errorf("%s: %s, %v", s, c, err)
+		}
+	}
+	if c, _ := ParseCompression("off"); c != NoCompression {
+		t.Errorf("off is %+v", c)
+	}
+	if _, err := ParseCompression("rar"); err == nil {
+		t.Error("rar was taken")
+	}
+	for _, m := range autoMethods[1:] {
+		if _, err := savefmt.NewEncoder(m); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -1,0 +1,241 @@
+package xen
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// lane is one data connection at the source. In a round, run's goroutine
+// prepares jobs and another writes them:
+//
+//	free -> prepare: map, classify, sum (copy, encode) -> ready -> write -> free
+//
+// A lane has jobsPerLane jobs, whose buffers are reused. The pages of a raw job
+// are written from guest memory, and stay mapped until then.
+type lane struct {
+	s    *sender
+	out  frameWriter
+	n    counters
+	free chan *job // has room for all jobs of the lane
+
+	// Of the goroutine that prepares:
+	encoders []savefmt.Encoder // by index of tuner.methods; nil for raw
+	fresh    []bool            // the encoder's next block is its first
+	warm     []bool            // it has its memory: what it does now can be measured
+	local    locality
+	scratch  []byte // stable copies of one batch's pages
+	copies   copyList
+	quiet    bool // its thread has a low priority
+}
+
+// jobsPerLane: one is prepared, one waits, one is written.
+const jobsPerLane = 3
+
+func newLane(s *sender, out frameWriter) (*lane, error) {
+	l := &lane{s: s, out: out, free: make(chan *job, jobsPerLane)}
+	for _, m := range s.tuner.methods {
+		var enc savefmt.Encoder
+		if m.Codec != savefmt.CodecRaw {
+			var err error
+			if enc, err = savefmt.NewEncoder(m); err != nil {
+				return nil, err
+			}
+		}
+		l.encoders = append(l.encoders, enc)
+		l.fresh, l.warm = append(l.fresh, true), append(l.warm, false)
+	}
+	for range jobsPerLane {
+		l.free <- &job{batch: NewBatch()}
+	}
+	return l, nil
+}
+
+// run sends batches of cur until there are none, and then the round's end.
+func (l *lane) run(ctx context.Context, cur *cursor, round uint32, flags uint16) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ready := make(chan *job, 1) // closed by this goroutine
+	written := make(chan error, 1)
+	go func() { written <- l.writeJobs(ctx, cancel, ready) }()
+	err := l.prepareJobs(ctx, cur, round, flags, ready)
+	close(ready)
+	if writeErr := <-written; writeErr != nil {
+		return writeErr // it is why preparing was stopped
+	}
+	return err
+}
+
+// prepareJobs fills ready. The writer always gives jobs back to free.
+func (l *lane) prepareJobs(ctx context.Context, cur *cursor, round uint32, flags uint16, ready chan<- *job) error {
+	l.quiet = false
+	l.copies.begin()
+	sent := uint64(0)
+	for {
+		j := <-l.free
+		j.reset()
+		if err := ctx.Err(); err != nil {
+			l.free <- j
+			return err
+		}
+		if !cur.fill(j.batch) {
+			l.copies.flush(j, round, flags, 1)
+			j.head = savefmt.AppendRoundEnd(j.head, round, flags, sent)
+			ready <- j
+			return nil
+		}
+		n, err := l.prepare(j, round, flags)
+		if err != nil {
+			l.free <- j
+			return err
+		}
+		sent += uint64(n)
+		ready <- j
+	}
+}
+
+// prepare makes frames of a job's batch, and returns how many pages are in
+// them or on the list of copies.
+func (l *lane) prepare(j *job, round uint32, flags uint16) (int, error) {
+	start := time.Now()
+	if err := l.s.dom.Map(j.batch); err != nil {
+		return 0, err
+	}
+	j.mapped = true
+	h := savefmt.Header{Type: savefmt.FramePages, Flags: flags, Round: round}
+	method := l.s.tuner.choose(&l.local, PageSize*len(j.batch.PFNs))
+	copies := l.copies.total
+	if l.encoders[method] == nil {
+		j.data = j.classify(round) * PageSize
+		took := time.Since(start)
+		l.n.read.Add(int64(took))
+		l.s.tuner.prepared(method, j.data, j.data, took)
+		l.n.methods[method].add(j.data, j.data, 0)
+	} else if err := l.encode(j, method, &h, start); err != nil {
+		return 0, err
+	}
+	l.copies.flush(j, round, flags, savefmt.MaxPages)
+	j.addPages(h)
+	l.n.pages.Add(uint64(len(j.batch.PFNs)))
+	l.n.zero.Add(uint64(j.zero))
+	l.n.empty.Add(uint64(j.empty))
+	l.n.copied.Add(uint64(l.copies.total - copies))
+	return len(j.entries) + l.copies.total - copies, nil
+}
+
+// encode compresses a job's pages. They are copied out of guest memory first:
+// a page that changes while it is compressed would spoil its neighbours.
+func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) error {
+	if h.Flags&savefmt.FlagLive != 0 {
+		l.lowerPriority()
+	}
+	l.copyOut(j, h)
+	if err := j.unmap(l.s.dom); err != nil {
+		return err
+	}
+	begun := time.Now()
+	l.n.read.Add(int64(begun.Sub(start)))
+	raw := len(l.scratch)
+	if raw == 0 {
+		return nil
+	}
+	l.enter(method)
+	var err error
+	if j.payload, err = l.encoders[method].Encode(j.payload[:0], l.scratch); err != nil {
+		return fmt.Errorf("compressing pages: %w", err)
+	}
+	now := time.Now()
+	l.n.encode.Add(int64(now.Sub(begun)))
+	if l.warm[method] {
+		l.s.tuner.prepared(method, raw, len(j.payload), now.Sub(start))
+	}
+	l.warm[method] = true
+	l.local.saw(raw, len(j.payload))
+	l.n.methods[method].add(raw, len(j.payload), now.Sub(begun))
+	if len(j.payload) < raw {
+		h.Codec = l.s.tuner.methods[method].Codec
+		if l.fresh[method] {
+			h.Flags |= savefmt.FlagFresh
+		}
+		l.fresh[method] = false
+	} else { // larger than before: the block is left out, and history begins anew
+		j.payload = append(j.payload[:0], l.scratch...)
+		l.encoders[method].Reset()
+		l.fresh[method] = true
+	}
+	j.data = raw
+	j.runs = append(j.runs, j.payload)
+	return nil
+}
+
+// enter prepares the use of a method. The other end has one decoder for each
+// codec, so an encoder that takes over from another of its codec begins anew.
+func (l *lane) enter(method int) {
+	for i, m := range l.s.tuner.methods {
+		if i != method && m.Codec == l.s.tuner.methods[method].Codec && !l.fresh[i] {
+			l.encoders[i].Reset()
+			l.fresh[i] = true
+		}
+	}
+}
+
+// lowPriority is the nice value of threads that compress while the guest
+// runs: whatever else runs on this host comes first.
+const lowPriority = 5
+
+// lowerPriority makes the kernel prefer all others to this thread, until the
+// round's end: the goroutine keeps the thread, which ends with it.
+func (l *lane) lowerPriority() {
+	if l.quiet {
+		return
+	}
+	l.quiet = true
+	runtime.LockOSThread()
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), lowPriority) // a kindness; nothing depends on it
+}
+
+// writeJobs writes what comes from ready until it is closed. After a failure
+// it only gives the jobs back.
+func (l *lane) writeJobs(ctx context.Context, cancel context.CancelCauseFunc, ready <-chan *job) error {
+	var first error
+	for j := range ready {
+		if first == nil {
+			first = l.writeJob(ctx, j)
+		}
+		if err := j.unmap(l.s.dom); first == nil {
+			first = err
+		}
+		if first != nil {
+			cancel(first)
+		}
+		l.free <- j
+	}
+	return first
+}
+
+func (l *lane) writeJob(ctx context.Context, j *job) error {
+	size := j.seal()
+	if size == 0 {
+		return nil
+	}
+	if l.s.limit != nil {
+		if err := l.s.limit.take(ctx, size); err != nil {
+			return err
+		}
+	}
+	start := time.Now()
+	j.pieces = j.list // WriteTo consumes the slice that it is given
+	if err := l.out.writeFrame(&j.pieces); err != nil {
+		return fmt.Errorf("sending pages: %w", err)
+	}
+	took := time.Since(start)
+	l.n.write.Add(int64(took))
+	l.n.wire.Add(uint64(size))
+	l.s.written(size, took)
+	return nil
+}

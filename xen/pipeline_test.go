@@ -1,0 +1,265 @@
+package xen
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// fillMixed gives the guest's memory text, noise, copies and zeros, as a real
+// guest's has.
+func (d *fakeDomain) fillMixed() {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for pfn := range d.Pages() {
+		page := d.mem[pfn*PageSize:][:PageSize]
+		switch rnd.IntN(4) {
+		case 0:
+			clear(page)
+		case 1:
+			for i := range page {
+				page[i] = "lorem ipsum dolor"[rnd.IntN(17)]
+			}
+		case 2:
+			for i := range page {
+				page[i] = byte(rnd.Uint32())
+			}
+		case 3:
+			copy(page, bytes.Repeat([]byte{byte(rnd.IntN(5)) + 1}, PageSize))
+		}
+	}
+}
+
+func TestMovesCompressed(t *testing.T) {
+	for _, name := range []string{"auto", "off", "s2", "zstd", "zstd:3", "zlib"} {
+		for _, n := range []int{1, 3} {
+			for _, mode := range []DataMode{DataPlain, DataControl} {
+				t.Run(fmt.Sprintf("%s/%d/%s", name, n, mode), func(t *testing.T) {
+					m := newMove()
+					m.dom.fillMixed()
+					m.opts.Data, m.opts.Pipe.Connections, m.opts.Verify, m.opts.MemoryHash = mode, n, true, true
+					var err error
+					if m.opts.Pipe.Compress, err = ParseCompression(name); err != nil {
+						t.Fatal(err)
+					}
+					m.run(t.Context(), t)
+					m.expectMoved(t)
+					m.checkStatistics(t, name)
+				})
+			}
+		}
+	}
+}
+
+func (m *move) checkStatistics(t *testing.T, name string) {
+	t.Helper()
+	r := m.report
+	if r.Differing != 0 {
+		t.Errorf("%d pages differ", r.Differing)
+	}
+	for _, round := range r.Rounds {
+		sum := round.Zero + round.Empty + round.Copied
+		for _, method := range round.Methods {
+			sum += method.Pages
+		}
+		if sum != round.Pages {
+			t.Errorf("round %d: %d pages, of which %d are told of: %+v", round.Round, round.Pages, sum, round)
+		}
+	}
+	if r.CopyTime <= 0 || r.Bottleneck == "" || r.Compress != m.opts.Pipe.Compress.String() || r.CPU <= 0 || r.Receiver.CPU <= 0 {
+		t.Errorf("report %+v", r)
+	}
+	if name == "auto" || name == "off" {
+		return
+	}
+	if r.PagesCopied == 0 || r.Ratio < 1.2 {
+		t.Errorf("%d copies, %.2f:1", r.PagesCopied, r.Ratio)
+	}
+}
+
+// TestDataAddress: the source goes where it is told, from where it is told.
+func TestDataAddress(t *testing.T) {
+	m := newMove()
+	m.opts.Pipe.Bind, m.opts.Pipe.Address = net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 1)
+	m.run(t.Context(), t)
+	m.expectMoved(t)
+	p := PipeOptions{Address: net.ParseIP("2001:db8::7")}
+	if got := p.targets([]string{"10.0.0.1:55", "[::1]:55"}); len(got) != 1 || got[0] != "[2001:db8::7]:55" {
+		t.Errorf("targets %q", got)
+	}
+}
+
+func TestDedup(t *testing.T) {
+	d := newDedup(100)
+	a, b := bytes.Repeat([]byte{1}, PageSize), bytes.Repeat([]byte{2}, PageSize)
+	d.begin(0)
+	for i, step := range []struct {
+		page   []byte
+		pfn    uint64
+		source uint64
+		found  bool
+	}{{a, 0, 0, false}, {b, 1, 0, false}, {a, 2, 0, true}, {b, 3, 1, true}, {a, 0, 0, false}} {
+		if source, found := d.find(step.page, step.pfn); found != step.found || source != step.source {
+			t.Errorf("step %d: %d, %v", i, source, found)
+		}
+	}
+	d.begin(1)
+	if source, found := d.find(a, 9); found {
+		t.Errorf("a page of the round before is taken for the source: %#x", source)
+	}
+}
+
+// frames gives a reader its frames at once, and then ends.
+func frames(parts ...[]byte) *frameReader {
+	return newFrameReader(bytes.NewReader(bytes.Join(parts, nil)))
+}
+
+// TestHostileCopies: lists of copies that no honest source sends.
+func TestHostileCopies(t *testing.T) {
+	entry := func(pfn uint64) savefmt.PageEntry { return savefmt.NewPageEntry(0, savefmt.ContentData, pfn) }
+	end := savefmt.AppendRoundEnd(nil, 0, savefmt.FlagLast, 1)
+	tests := map[string][][]byte{
+		"source never came":  {savefmt.AppendCopies(nil, 0, 0, []savefmt.Copy{{Entry: entry(3), Source: 5}}), end},
+		"in a verify round":  {savefmt.AppendCopies(nil, 0, savefmt.FlagVerify, []savefmt.Copy{{Entry: entry(3), Source: 5}})},
+		"in another round":   {savefmt.AppendCopies(nil, 1, 0, []savefmt.Copy{{Entry: entry(3), Source: 5}})},
+		"out of order":       {savefmt.AppendCopies(nil, 0, 0, []savefmt.Copy{{Entry: entry(9), Source: 5}}), savefmt.AppendCopies(nil, 0, 0, []savefmt.Copy{{Entry: entry(3), Source: 5}})},
+		"not counted at end": {savefmt.AppendRoundEnd(nil, 0, savefmt.FlagLast, 1)},
+	}
+	for name, parts := range tests {
+		t.Run(name, func(t *testing.T) {
+			in := &fakeIncoming{h: &fakeHost{}, mem: make([]byte, 100*PageSize)}
+			err := newPageReader(newMemory(in, 100), newBarrier(t.Context(), 1)).serve(frames(parts...))
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// nullWriter is a connection that takes everything.
+type nullWriter struct{}
+
+func (nullWriter) writeFrame(b *net.Buffers) error { _, err := b.WriteTo(io.Discard); return err }
+func (nullWriter) unsent() int                     { return 0 }
+
+// benchDomain is a guest whose memory is all alike, mapped at no cost.
+func benchDomain(pages int) *fakeDomain {
+	d := newFakeDomain(&fakeHost{}, pages)
+	d.types = nil
+	d.fillMixed()
+	return d
+}
+
+// BenchmarkPipeline sends a guest of 64 MiB to nowhere.
+func BenchmarkPipeline(b *testing.B) {
+	for _, name := range []string{"off", "s2", "zstd", "auto"} {
+		b.Run(name, func(b *testing.B) {
+			dom := benchDomain(16384)
+			c, err := ParseCompression(name)
+			if err != nil {
+				b.Fatal(err)
+			}
+			s, err := newSender(dom, []frameWriter{nullWriter{}, nullWriter{}}, c, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			all := NewBitmap(dom.Pages())
+			all.SetAll(dom.Pages())
+			b.SetBytes(int64(len(dom.mem)))
+			b.ReportAllocs()
+			for round := 0; b.Loop(); round++ {
+				if _, err := s.send(context.Background(), round, all, savefmt.FlagLive); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkHandOver is what a lane costs besides the work: batches of one
+// hole each, so that nothing is read or written.
+func BenchmarkHandOver(b *testing.B) {
+	l := &lane{out: nullWriter{}, free: make(chan *job, jobsPerLane)}
+	for range jobsPerLane {
+		l.free <- &job{batch: NewBatch()}
+	}
+	ready := make(chan *job, 1)
+	done := make(chan error)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	go func() { done <- l.writeJobs(ctx, cancel, ready) }()
+	b.ReportAllocs()
+	for b.Loop() {
+		j := <-l.free
+		j.reset()
+		ready <- j
+	}
+	close(ready)
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+}
+
+func BenchmarkZeroScan(b *testing.B) {
+	page := make([]byte, PageSize)
+	b.SetBytes(PageSize)
+	for b.Loop() {
+		if !isZero(page) {
+			b.Fatal("not zero")
+		}
+	}
+}
+
+func BenchmarkChecksum(b *testing.B) {
+	page := bytes.Repeat([]byte{7}, PageSize)
+	b.SetBytes(PageSize)
+	for b.Loop() {
+		savefmt.Checksum(page)
+	}
+}
+
+// bufferWriter is a connection that keeps what is written.
+type bufferWriter struct{ bytes.Buffer }
+
+func (w *bufferWriter) writeFrame(b *net.Buffers) error { _, err := b.WriteTo(&w.Buffer); return err }
+func (w *bufferWriter) unsent() int                     { return 0 }
+
+// TestMethodsChange changes the method from round to round, as the controller
+// may from batch to batch: the other end must follow.
+func TestMethodsChange(t *testing.T) {
+	dom := benchDomain(1000)
+	out := &bufferWriter{}
+	s, err := newSender(dom, []frameWriter{out}, Compression{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.tuner.link.begun = time.Now().Add(time.Hour) // it decides nothing by itself
+	all := NewBitmap(dom.Pages())
+	all.SetAll(dom.Pages())
+	order := []int{2, 3, 2, 2, 1, 0, 3, 3, 0, 2}
+	for round, method := range order {
+		s.tuner.current = method
+		flags := savefmt.FlagLive
+		if round == len(order)-1 {
+			flags = savefmt.FlagLast
+		}
+		if _, err := s.send(t.Context(), round, all, flags); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := &fakeIncoming{h: &fakeHost{}, mem: make([]byte, len(dom.mem))}
+	mem := newMemory(in, dom.Pages())
+	if err := newPageReader(mem, newBarrier(t.Context(), 1)).serve(newFrameReader(&out.Buffer)); err != nil {
+		t.Fatal(err)
+	}
+	if err := mem.settled(); err != nil || !bytes.Equal(in.mem, dom.mem) {
+		t.Errorf("memory differs (%v)", err)
+	}
+}

@@ -1,0 +1,192 @@
+package xen
+
+import (
+	"math"
+	"sync"
+	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// tuner measures lanes and link, and lets the controller choose. Its lock is
+// taken a few times for each batch.
+type tuner struct {
+	methods []savefmt.Method // the first is raw
+	fixed   bool             // always the last one
+	lanes   int
+
+	mu      sync.Mutex
+	rates   []laneRate
+	link    linkMeter
+	cap     func() float64 // bytes a second that may be sent
+	current int
+}
+
+// laneRate is what one lane does with a method.
+type laneRate struct {
+	speed, ratio average
+	last         time.Time
+}
+
+// average forgets: a sample of weight w counts w/memory of the whole.
+type average struct{ value, seen float64 }
+
+func (a *average) add(v, w, memory float64) {
+	a.seen = min(a.seen+w, memory)
+	if a.seen > 0 {
+		a.value += (v - a.value) * min(w/a.seen, 1)
+	}
+}
+
+// rateMemory is over how many bytes of pages a method's figures are averaged.
+const rateMemory = 16 << 20
+
+// rateStale is how long an unused method's figures are trusted, rateLeast how
+// many bytes of pages they need to be trusted at all.
+const (
+	rateStale = time.Second
+	rateLeast = 6 << 20
+)
+
+func newTuner(c Compression, lanes int) *tuner {
+	t := &tuner{methods: autoMethods, fixed: c.Fixed, lanes: lanes, cap: func() float64 { return math.Inf(1) }}
+	if c.Fixed {
+		t.methods = []savefmt.Method{{Codec: savefmt.CodecRaw}}
+		if c.Method.Codec != savefmt.CodecRaw {
+			t.methods = append(t.methods, c.Method)
+		}
+	}
+	t.rates = make([]laneRate, len(t.methods))
+	return t
+}
+
+// choose returns the index of the method for a lane's next batch of n bytes.
+func (t *tuner) choose(local *locality, n int) int {
+	if len(t.methods) == 1 || local.skip(n) {
+		return 0
+	}
+	if t.fixed {
+		return len(t.methods) - 1
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.current
+}
+
+// prepared notes that a lane made raw bytes of pages into encoded ones.
+func (t *tuner) prepared(method, raw, encoded int, took time.Duration) {
+	if t.fixed || raw == 0 || took <= 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, w, now := &t.rates[method], float64(raw), time.Now()
+	if now.Sub(r.last) > rateStale {
+		*r = laneRate{}
+	}
+	r.speed.add(w/took.Seconds(), w, rateMemory)
+	r.ratio.add(w/float64(encoded), w, rateMemory)
+	r.last = now
+}
+
+// decide lets the controller look at the figures again.
+func (t *tuner) decide(now time.Time) {
+	rates := make([]methodRate, 0, maxMethods)
+	for _, r := range t.rates {
+		rates = append(rates, methodRate{
+			speed: r.speed.value * float64(t.lanes), ratio: r.ratio.value,
+			measured: r.speed.seen >= rateLeast && now.Sub(r.last) < rateStale,
+		})
+	}
+	complete(t.methods, t.lanes, rates)
+	t.current = bestMethod(min(t.link.speed(), t.cap()), rates, t.current)
+}
+
+// linkMeter measures what the link takes, from what was written and what of it
+// has not yet arrived.
+type linkMeter struct {
+	begun     time.Time
+	written   int           // bytes in all
+	wrote     time.Duration // writing, all lanes, since begun
+	delivered int           // bytes in all, at begun
+	backlog   bool          // at begun
+	best      float64       // bytes a second
+	known     bool
+}
+
+// linkWindow is how long a measurement of the link takes at least.
+const linkWindow = 20 * time.Millisecond
+
+// backlogBytes waiting to be delivered, or busyShare of the time spent
+// writing, mean that the link was what all waited for.
+const (
+	backlogBytes = 256 << 10
+	busyShare    = 0.7
+)
+
+// due notes a write, and tells whether the window is over.
+func (m *linkMeter) due(now time.Time, size int, took time.Duration) bool {
+	m.written += size
+	m.wrote += took
+	if m.begun.IsZero() {
+		m.begun = now.Add(-took)
+	}
+	return now.Sub(m.begun) >= linkWindow
+}
+
+// sample ends the window. unsent is how much of what was written is on its way.
+func (m *linkMeter) sample(now time.Time, unsent, lanes int) {
+	window := now.Sub(m.begun)
+	delivered := m.written - unsent
+	rate := float64(delivered-m.delivered) / window.Seconds()
+	backlog := unsent >= backlogBytes
+	busy := backlog && m.backlog || m.wrote.Seconds() > busyShare*window.Seconds()*float64(lanes)
+	switch {
+	case rate <= 0:
+	case busy && m.known:
+		m.best += (rate - m.best) * 0.3
+	case busy:
+		m.best, m.known = rate, true
+	case rate > m.best:
+		m.best = rate // it takes at least that; how much more is not known
+	}
+	m.begun, m.wrote, m.delivered, m.backlog = now, 0, delivered, backlog
+}
+
+// speed returns bytes a second, infinite while the link was never the limit.
+func (m *linkMeter) speed() float64 {
+	if !m.known {
+		return math.Inf(1)
+	}
+	return m.best
+}
+
+// written notes that a lane wrote size bytes.
+func (s *sender) written(size int, took time.Duration) {
+	t := s.tuner
+	if t.fixed {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if !t.link.due(now, size, took) {
+		return
+	}
+	unsent := 0
+	for _, l := range s.lanes {
+		unsent += l.out.unsent()
+	}
+	t.link.sample(now, unsent, len(s.lanes))
+	t.decide(now)
+}
+
+// methodNow names the method in use.
+func (t *tuner) methodNow() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.fixed {
+		return t.methods[len(t.methods)-1].String()
+	}
+	return t.methods[min(t.current, len(t.methods)-1)].String()
+}
