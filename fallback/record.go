@@ -24,7 +24,7 @@ import (
 // a Migration, each other one a Record.
 const (
 	slotSize    = 512
-	journalSize = 32 * slotSize
+	journalSize = 40 * slotSize
 	recordHead  = 12
 	// maxFirst bounds the first record, so that room for steps is left: the
 	// tables allow no more than a dozen.

@@ -25,6 +25,7 @@ const (
 	EventFailure   Event = "failure"       // anything failed, was cancelled, or the link broke
 	EventDestroyed Event = "destroyed"     // the guest here is destroyed
 	EventResumed   Event = "runs again"    // it runs here, and all is put back
+	EventSaved     Event = "saved"         // the guest is whole in a file
 	EventMissing   Event = "missing"       // there is no such domain here any more
 )
 
@@ -46,6 +47,7 @@ var Source = Table{
 	{SourceSuspending, EventFailure, SourceResuming, DoResume, false, "the request is taken back; a guest that follows it late is resumed"},
 	{SourceSuspended, EventReady, SourceReady, DoNothing, false, "the copy is whole, and does not run"},
 	{SourceSuspended, EventFailure, SourceResuming, DoResume, false, "without GO the destination cannot start"},
+	{SourceSuspended, EventSaved, SourceHandedOn, DoDestroy, true, "it lives on in the file only"},
 	{SourceReady, EventSendGo, SourceInDoubt, DoSendGo, true, "once GO may have left, the destination may run"},
 	{SourceReady, EventFailure, SourceResuming, DoResume, false, "without GO the destination cannot start"},
 	{SourceInDoubt, EventStarted, SourceHandedOn, DoDestroy, false, "it runs there, so never again here"},

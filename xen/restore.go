@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/xenferry/xenferry/fallback"
 	"github.com/xenferry/xenferry/savefmt"
 )
 
@@ -16,6 +17,11 @@ type RestoreOptions struct {
 	LeavePaused bool
 	Limits      Limits
 	Observe     Observer
+	// Protect begins the journal and starts the guardian; nil: a crash of this
+	// process may leave a half-built guest.
+	Protect   Protect
+	Monitored bool   // a monitor is to look after the guest
+	From      string // where it comes from, for people who read the journal
 }
 
 // RestoreReport is what a restore did, for people and for --json.
@@ -40,6 +46,7 @@ type restore struct {
 	opts RestoreOptions
 
 	phaseRunner
+	protected
 	report   *RestoreReport
 	head     savefmt.Head
 	suffix   string // of the name that it is built under
@@ -70,6 +77,7 @@ func newRestore(host Host, in io.Reader, opts RestoreOptions) *restore {
 	return &restore{
 		host: host, in: savefmt.NewReader(in), opts: opts,
 		phaseRunner: phaseRunner{observe: opts.Observe},
+		protected:   newProtected(fallback.SideDestination, fallback.Destination),
 		report:      &RestoreReport{}, batch: NewBatch(),
 	}
 }
@@ -93,8 +101,24 @@ func (r *restore) build() []phase {
 }
 
 // undo frees what the restore holds, and after an error destroys the guest.
+// What it cannot do is left to the guardian.
 func (r *restore) undo(err error) error {
+	defer r.release()
 	defer r.in.Close()
+	if err != nil {
+		if _, stepErr := r.step(fallback.EventFailure, err); stepErr != nil {
+			err = errors.Join(err, stepErr)
+		}
+	}
+	err = r.destroy(err)
+	if err != nil && !r.left {
+		_, stepErr := r.step(fallback.EventDestroyed, nil)
+		err = errors.Join(err, stepErr)
+	}
+	return err
+}
+
+func (r *restore) destroy(err error) error {
 	if r.incoming == nil {
 		return err
 	}
@@ -125,7 +149,7 @@ func (r *restore) open(context.Context) error {
 
 // create begins to build the guest, under its name.
 func (r *restore) create(ctx context.Context) error {
-	spec, err := restoreSpec(r.head)
+	spec, uuid, err := restoreSpec(r.head)
 	if err != nil {
 		return err
 	}
@@ -135,12 +159,33 @@ func (r *restore) create(ctx context.Context) error {
 	r.pages = spec.Pages
 	limited, cancel := context.WithTimeout(ctx, r.opts.Limits.Handshake)
 	defer cancel()
+	if err := r.protect(limited, uuid); err != nil {
+		return err
+	}
 	if r.incoming, err = r.host.Receive(limited, spec); err != nil {
 		r.incoming = nil
 		return err
 	}
 	r.report.Domid = r.incoming.Domid()
-	return nil
+	if r.shield == nil {
+		return nil
+	}
+	if err := r.shield.Append(fallback.Record{State: r.machine.State(), Domid: r.report.Domid}, false); err != nil {
+		return err
+	}
+	return r.ready(limited)
+}
+
+// protect begins the journal. A guest without a UUID could not be told from
+// another by its guardian, and has none.
+func (r *restore) protect(ctx context.Context, uuid string) error {
+	if uuid == "" {
+		return nil
+	}
+	return r.begin(ctx, r.opts.Protect, fallback.Migration{
+		ID: newID(), Side: fallback.SideDestination, Began: time.Now(), Guest: r.report.Name, UUID: uuid,
+		Peer: r.opts.From, LeavePaused: r.opts.LeavePaused, Monitored: r.opts.Monitored,
+	})
 }
 
 // mmioPages is room for what is not memory in a guest's physical address
@@ -150,23 +195,23 @@ const mmioPages = 2 << 20
 // restoreSpec makes the Spec of a saved guest. A stock file does not tell the
 // size of its address space, so that is bounded by what the configuration
 // allows.
-func restoreSpec(h savefmt.Head) (Spec, error) {
+func restoreSpec(h savefmt.Head) (spec Spec, uuid string, err error) {
 	conf, err := savefmt.ParseGuestConfig(h.Kind, h.Config)
 	if err != nil {
-		return Spec{}, err
+		return spec, "", err
 	}
-	spec := Spec{Config: h.Config, Name: conf.Name, Type: GuestType(conf.Type), MemKiB: conf.MemKiB, Domid: conf.Domid}
+	spec = Spec{Config: h.Config, Name: conf.Name, Type: GuestType(conf.Type), MemKiB: conf.MemKiB, Domid: conf.Domid}
 	switch {
 	case conf.Name == "":
-		return spec, errors.New("guest configuration: the guest has no name")
+		return spec, "", errors.New("guest configuration: the guest has no name")
 	case conf.Type == string(TypePV):
-		return spec, fmt.Errorf("%w: %s is a PV guest; xl restore can restore it", ErrUnsupported, conf.Name)
+		return spec, "", fmt.Errorf("%w: %s is a PV guest; xl restore can restore it", ErrUnsupported, conf.Name)
 	case conf.Type == string(TypeSim):
 		spec.Pages = conf.MaxKiB / (PageSize / 1024)
 	default:
 		spec.Pages = min(conf.MaxKiB/(PageSize/1024)+mmioPages, MaxPages)
 	}
-	return spec, nil
+	return spec, conf.UUID, nil
 }
 
 // load takes the libxc stream, up to its END.
@@ -288,7 +333,11 @@ func (r *restore) finish(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, r.opts.Limits.Ready)
 	defer cancel()
-	return r.incoming.Finish(limited, r.final)
+	if err := r.incoming.Finish(limited, r.final); err != nil {
+		return err
+	}
+	_, err := r.step(fallback.EventBuilt, nil)
+	return err
 }
 
 func (r *restore) libxlItem(item savefmt.Item) error {
@@ -306,13 +355,24 @@ func (r *restore) libxlItem(item savefmt.Item) error {
 }
 
 func (r *restore) start(ctx context.Context) error {
-	if r.opts.LeavePaused {
-		return nil
-	}
-	if err := r.incoming.Unpause(ctx); err != nil {
+	if _, err := r.step(fallback.EventGo, nil); err != nil {
 		return err
 	}
-	r.report.Running = true
+	return r.unpause(ctx)
+}
+
+// unpause is the last step of a guest that is ours.
+func (r *restore) unpause(ctx context.Context) error {
+	if !r.opts.LeavePaused {
+		if err := r.incoming.Unpause(ctx); err != nil {
+			return err
+		}
+		r.report.Running = true
+	}
+	// It runs: a journal that cannot be written must not end it any more.
+	if _, err := r.step(fallback.EventUnpaused, nil); err != nil {
+		r.note(fmt.Sprintf("the guest is here, but the journal could not be brought to its end: %v", err))
+	}
 	return nil
 }
 

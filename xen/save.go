@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/xenferry/xenferry/fallback"
 	"github.com/xenferry/xenferry/savefmt"
 )
 
@@ -49,6 +50,10 @@ type SaveOptions struct {
 	Codec   *savefmt.BlockCodec
 	Limits  Limits
 	Observe Observer
+	// Protect begins the journal and starts the guardian; nil: a crash of this
+	// process leaves the guest as it is.
+	Protect Protect
+	Target  string // what it is saved to, for people who read the journal
 }
 
 // SaveReport is what a save did, for people and for --json.
@@ -103,6 +108,7 @@ type save struct {
 	opts SaveOptions
 
 	phaseRunner
+	protected
 	report  *SaveReport
 	packer  *savefmt.Packer // nil for a stock file
 	writer  *savefmt.Writer
@@ -111,7 +117,7 @@ type save struct {
 	told    time.Time // last progress
 
 	written bool // the target is committed
-	resumed bool // the guest is as it is to be left, and not suspended
+	touched bool // the guest may be in another state than before
 	stopped time.Time
 	model   []byte // the device model's state
 }
@@ -120,6 +126,10 @@ type save struct {
 // committed, the guest runs on here. The error is a *SaveError. The end of ctx
 // cancels it, until the target is committed. The report is never nil.
 func Save(ctx context.Context, host Host, dom Domain, to SaveTarget, opts SaveOptions) (*SaveReport, error) {
+	return newSave(host, dom, to, opts).all(ctx)
+}
+
+func newSave(host Host, dom Domain, to SaveTarget, opts SaveOptions) *save {
 	opts.Limits = opts.Limits.WithDefaults()
 	if opts.Policy == nil {
 		opts.Policy = StockPolicy
@@ -127,11 +137,16 @@ func Save(ctx context.Context, host Host, dom Domain, to SaveTarget, opts SaveOp
 	if opts.After == "" {
 		opts.After = AfterDestroy
 	}
-	s := &save{
+	return &save{
 		host: host, dom: dom, to: to, opts: opts,
 		phaseRunner: phaseRunner{observe: opts.Observe},
+		protected:   newProtected(fallback.SideSource, fallback.Source),
 		report:      &SaveReport{Format: "xl", After: opts.After},
 	}
+}
+
+// all saves, and reports.
+func (s *save) all(ctx context.Context) (*SaveReport, error) {
 	begun := time.Now()
 	err := s.run(ctx)
 	s.report.Total, s.report.Phases = time.Since(begun), s.times
@@ -143,6 +158,7 @@ func Save(ctx context.Context, host Host, dom Domain, to SaveTarget, opts SaveOp
 }
 
 func (s *save) run(ctx context.Context) error {
+	defer s.release()
 	defer s.stopPacker()
 	live := []phase{{"log-dirty", s.startLogDirty}, {"copy", s.copyLive}}
 	if !s.opts.Live {
@@ -195,7 +211,10 @@ func (s *save) hello(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return s.begin(ctx, s.opts.Protect, fallback.Migration{
+		ID: newID(), Side: fallback.SideSource, Began: time.Now(),
+		Guest: info.Name, UUID: info.UUID, Domid: info.Domid, Peer: s.opts.Target,
+	})
 }
 
 // guestKinds are the kinds in a stream's header by the type of the guest.
@@ -281,11 +300,25 @@ func configWithDomid(config []byte, domid uint32) ([]byte, error) {
 	return json.Marshal(all)
 }
 
-func (s *save) startLogDirty(ctx context.Context) error { return s.dom.StartLogDirty(ctx) }
+func (s *save) startLogDirty(ctx context.Context) error {
+	if err := s.ready(ctx); err != nil {
+		return err
+	}
+	s.touched = true
+	return s.dom.StartLogDirty(ctx)
+}
 
 // suspend stops the guest.
 func (s *save) suspend(ctx context.Context) error {
-	s.report.Suspended = true // or about to be
+	if !s.opts.Live {
+		if err := s.ready(ctx); err != nil {
+			return err
+		}
+	}
+	if _, err := s.step(fallback.EventAsked, nil); err != nil {
+		return err
+	}
+	s.touched, s.report.Suspended = true, true // or about to be
 	limited, cancel := context.WithTimeoutCause(ctx, s.opts.Limits.Suspend,
 		fmt.Errorf("%w within %s", ErrSuspendRefused, s.opts.Limits.Suspend))
 	defer cancel()
@@ -293,7 +326,8 @@ func (s *save) suspend(ctx context.Context) error {
 		return err
 	}
 	s.stopped = time.Now()
-	return nil
+	_, err := s.step(fallback.EventSuspended, nil)
+	return err
 }
 
 // finalState writes what comes after the pages.
@@ -327,31 +361,53 @@ func (s *save) commit(context.Context) error {
 		return err
 	}
 	s.written = true
-	if !s.resumed {
-		s.report.Pause = time.Since(s.stopped)
+	if s.machine.State() == fallback.SourceResumed {
+		return nil
 	}
-	return nil
+	s.report.Pause = time.Since(s.stopped)
+	if s.machine.State() != fallback.SourceSuspended {
+		return nil // the target has seen to it
+	}
+	_, err := s.step(fallback.EventSaved, nil)
+	return err
 }
+
+var errAsAsked = errors.New("as it was asked for")
 
 // after does with the guest what was asked for.
 func (s *save) after(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Limits.Undo)
 	defer cancel()
-	var err error
 	switch s.opts.After {
+	case AfterResume, AfterPause:
+		return s.goOn(ctx)
 	case AfterDestroy:
-		err = s.dom.Destroy(ctx)
-	case AfterResume:
-		err = errors.Join(s.dom.Resume(ctx), s.dom.StopLogDirty(ctx))
-	case AfterPause:
-		err = errors.Join(s.dom.(Pauser).ResumePaused(ctx), s.dom.StopLogDirty(ctx))
-	case AfterNothing:
-		err = s.dom.StopLogDirty(ctx)
+		if err := s.dom.Destroy(ctx); err != nil {
+			return err
+		}
+	case AfterNothing: // it counts as gone: nobody has to do anything about it
+		if err := s.dom.StopLogDirty(ctx); err != nil {
+			return err
+		}
 	}
-	if s.opts.After == AfterResume || s.opts.After == AfterPause {
-		s.report.Pause = time.Since(s.stopped)
+	_, err := s.step(fallback.EventDestroyed, nil)
+	return err
+}
+
+// goOn ends the suspension of a guest that is to stay.
+func (s *save) goOn(ctx context.Context) error {
+	if _, err := s.step(fallback.EventFailure, errAsAsked); err != nil {
+		return err
 	}
-	s.resumed = err == nil && s.opts.After != AfterNothing
+	resume := s.dom.Resume
+	if s.opts.After == AfterPause {
+		resume = s.dom.(Pauser).ResumePaused
+	}
+	if err := errors.Join(resume(ctx), s.dom.StopLogDirty(ctx)); err != nil {
+		return err
+	}
+	s.report.Pause = time.Since(s.stopped)
+	_, err := s.step(fallback.EventResumed, nil)
 	return err
 }
 
@@ -359,22 +415,44 @@ func (s *save) after(ctx context.Context) error {
 // is, for there must not be two of it by accident.
 func (s *save) fail(cause error) *SaveError {
 	failure := &SaveError{What: "save", Phase: s.current, Cause: cause, Outcome: OutcomeAtSource, Written: s.written}
-	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
-	defer cancel()
-	switch {
-	case errors.Is(cause, errDoubt):
+	switch s.machine.State() {
+	case fallback.SourceResumed: // it is as it was to be left, and only the file is not
+		return failure
+	case fallback.SourceInDoubt:
 		failure.Outcome = OutcomeInDoubt
 		return failure
-	case s.resumed: // it is there, and only the file is not
-	case s.written:
-		failure.Outcome = OutcomeSuspended
-	case s.report.Suspended:
-		if err := s.dom.Resume(ctx); err != nil {
-			failure.Outcome, failure.Cleanup = OutcomeSuspended, fmt.Errorf("resuming it failed: %w", err)
+	case fallback.SourceResuming: // tried already, or the receiver's word
+	default:
+		if _, err := s.step(fallback.EventFailure, cause); err != nil {
+			failure.Cleanup = err
 		}
 	}
-	if err := s.dom.StopLogDirty(ctx); err != nil {
-		failure.Cleanup = errors.Join(failure.Cleanup, err)
+	if s.machine.State() == fallback.SourceHandedOn {
+		failure.Outcome = OutcomeSuspended
+		return failure
+	}
+	if err := s.putBack(); err != nil {
+		failure.Outcome, failure.Cleanup = OutcomeSuspended, errors.Join(failure.Cleanup, err)
 	}
 	return failure
+}
+
+// putBack lets the guest run on after a failure. What it cannot do is left to
+// the guardian.
+func (s *save) putBack() error {
+	var err error
+	if s.touched {
+		ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
+		defer cancel()
+		if err = s.dom.Resume(ctx); err != nil {
+			err = fmt.Errorf("resuming it failed: %w", err)
+		}
+		err = errors.Join(err, s.dom.StopLogDirty(ctx))
+	}
+	event := fallback.EventResumed
+	if err != nil {
+		event = fallback.EventFailure
+	}
+	_, stepErr := s.step(event, err)
+	return errors.Join(err, stepErr)
 }

@@ -322,12 +322,12 @@ func TestRestoreSpecBounds(t *testing.T) {
 		"no JSON":   {`name = "a"`, "guest configuration"},
 	} {
 		head.Config = []byte(tt.config)
-		if _, err := restoreSpec(head); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, _, err := restoreSpec(head); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	head = savefmt.Head{Kind: savefmt.KindPV, Config: []byte(`{"c_info":{"type":"pv","name":"a"},"b_info":{"max_memkb":4}}`)}
-	if _, err := restoreSpec(head); !errors.Is(err, ErrUnsupported) {
+	if _, _, err := restoreSpec(head); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("PV: %v", err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"sync/atomic"
 	"time"
+
+	"github.com/xenferry/xenferry/fallback"
 )
 
 // Stock xl's own migration: its sender and its receiver speak over one
@@ -96,6 +98,7 @@ type stockReceiver struct {
 	conn    io.ReadWriteCloser
 	dom     Domain
 	name    string // of the guest, once known
+	step    func(fallback.Event, error) (fallback.Action, error)
 	limits  Limits
 	renamed bool
 	handed  atomic.Bool // stockGo may have left: a cancel comes too late
@@ -115,6 +118,9 @@ func (s *stockReceiver) Commit() error {
 	if err := hear(s.ctx, s.conn, s.conn, stockReady, s.limits.Ready); err != nil {
 		return err
 	}
+	if _, err := s.step(fallback.EventReady, nil); err != nil {
+		return err
+	}
 	if err := s.dom.Rename(s.ctx, s.name+suffixAway); err != nil {
 		return err
 	}
@@ -122,6 +128,9 @@ func (s *stockReceiver) Commit() error {
 	s.handed.Store(true)
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
+	}
+	if _, err := s.step(fallback.EventSendGo, nil); err != nil {
+		return err
 	}
 	// From here on only the receiver's word counts.
 	ctx := context.WithoutCancel(s.ctx)
@@ -136,12 +145,15 @@ func (s *stockReceiver) Commit() error {
 		return fmt.Errorf("%w: %w", errDoubt, err)
 	}
 	if status[0] == 0 {
-		return nil
+		_, err := s.step(fallback.EventStarted, nil)
+		return err
 	}
 	if err := hear(ctx, s.conn, s.conn, stockGo, s.limits.Commit); err != nil {
 		return fmt.Errorf("%w, but that it could not start it (status %d): %w", errDoubt, status[0], err)
 	}
-	return fmt.Errorf("the other host could not start the guest (status %d), and has destroyed its copy", status[0])
+	err := fmt.Errorf("the other host could not start the guest (status %d), and has destroyed its copy", status[0])
+	_, stepErr := s.step(fallback.EventDiscarded, err)
+	return errors.Join(err, stepErr)
 }
 
 // MigrateStock moves the guest dom to a host that has no xenferry: to the
@@ -163,7 +175,9 @@ func MigrateStock(ctx context.Context, host Host, dom Domain, conn io.ReadWriteC
 			_ = conn.Close() // ends a Write that blocks
 		}
 	})()
-	report, err := Save(ctx, host, dom, peer, opts)
+	s := newSave(host, dom, peer, opts)
+	peer.step = s.step
+	report, err := s.all(ctx)
 	var failure *SaveError
 	if errors.As(err, &failure) {
 		failure.What = "migration"
@@ -246,9 +260,12 @@ func (s *stockSender) awaitGo(ctx context.Context) error {
 
 // start gives the guest its name, lets it run and says how that went.
 func (s *stockSender) start(ctx context.Context) error {
-	err := s.incoming.Rename(ctx, s.report.Name)
+	_, err := s.step(fallback.EventGo, nil)
 	if err == nil {
-		err = s.restore.start(ctx)
+		err = s.incoming.Rename(ctx, s.report.Name)
+	}
+	if err == nil {
+		err = s.unpause(ctx)
 	}
 	status := byte(0)
 	if err != nil {

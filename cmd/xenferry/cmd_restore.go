@@ -42,6 +42,8 @@ func restore(c *cli.Context) error {
 	}
 	opts := xen.RestoreOptions{LeavePaused: c.Bool("p"), Observe: logEvents}
 	name := c.Args().Get(c.NArg() - 1)
+	opts.Protect, opts.From = protect(c, opts.Limits), name
+	opts.Monitored = c.String("connect") == xenURI && !c.Bool("e")
 	if c.NArg() == 2 {
 		var err error
 		if opts.Config, err = readConfig(c.Context, c.Args().First()); err != nil {

@@ -118,7 +118,7 @@ func migrateExitCode(e *xen.MigrateError) int {
 
 func saveExitCode(e *xen.SaveError) int {
 	switch {
-	case e.Written:
+	case e.Written && e.Outcome == xen.OutcomeSuspended:
 		return exitLeftover
 	case e.Outcome == xen.OutcomeInDoubt:
 		return exitInDoubt

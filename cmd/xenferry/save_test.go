@@ -286,6 +286,74 @@ func TestSaveKilled(t *testing.T) {
 	}
 }
 
+// TestSaveKilledWhileSuspended: kill -9 while the guest is suspended, because
+// whoever reads the pipe does not: its guardian lets it run on.
+func TestSaveKilledWhileSuspended(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := l.command("-c", "sim:alpha", "save", "db1", "-")
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	state := func() xen.RunState {
+		info, err := l.alpha.Find(l.context(), "db1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.State
+	}
+	eventually(t, "the guest is suspended", func() bool { return state() == xen.StateSuspended })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(t, "the guest runs on", func() bool { return state() == xen.StateRunning })
+	l.expectAt(l.alpha, l.beta)
+	l.must("-c", "sim:alpha", "save", "-c", "db1", filepath.Join(t.TempDir(), "again"))
+}
+
+// TestRestoreKilled: kill -9 in the middle of a restore leaves nothing.
+func TestRestoreKilled(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	file := filepath.Join(t.TempDir(), "db1.save")
+	l.must("-c", "sim:alpha", "save", "-c", "db1", file)
+	saved, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := l.command("-c", "sim:beta", "restore", "-")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write(saved[:len(saved)/2]); err != nil {
+		t.Fatal(err)
+	}
+	domains := func() int {
+		all, err := l.beta.List(l.context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	eventually(t, "the guest is being built", func() bool { return domains() == 2 })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(t, "nothing is left of it", func() bool { return domains() == 1 })
+	l.expectAt(l.alpha, l.beta)
+}
+
 func TestRestoreRefuses(t *testing.T) {
 	l := newLab(t, sim.GuestConfig{})
 	file := filepath.Join(t.TempDir(), "db1.save")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
@@ -59,6 +60,9 @@ type peer struct{ limits xen.Limits }
 
 // Ask implements fallback.Peer.
 func (p peer) Ask(ctx context.Context, m fallback.Migration) (fallback.Answer, error) {
+	if m.Transport == "" {
+		return fallback.AnswerPending, fmt.Errorf("%s has stock xl, which cannot be asked: look there, and then use xenferry resolve", m.Peer)
+	}
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	t, err := startTransport(m.Transport)

@@ -54,6 +54,7 @@ func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
 	report, err := xen.MigrateStock(c.Context, host, dom, t, xen.SaveOptions{
 		Config: args.Config, KeepDomid: args.KeepDomid, Policy: args.Policy, Limits: args.Limits, Observe: show.event,
+		Protect: protect(c, args.Limits), Target: peer,
 	})
 	show.close()
 	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
@@ -106,7 +107,10 @@ func stockReceive(c *cli.Context) error {
 		return err
 	}
 	defer conn.Close()
-	report, err := xen.ReceiveStock(c.Context, host, conn, xen.RestoreOptions{LeavePaused: c.Bool("p"), Observe: logEvents})
+	report, err := xen.ReceiveStock(c.Context, host, conn, xen.RestoreOptions{
+		LeavePaused: c.Bool("p"), Observe: logEvents,
+		Protect: protect(c, xen.Limits{}), From: "stock xl", Monitored: c.String("connect") == xenURI && !c.Bool("e"),
+	})
 	if err != nil {
 		return err
 	}
