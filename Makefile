@@ -12,7 +12,7 @@ export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 STATICCHECK := $(GO) tool -modfile=scripts/tools.mod staticcheck
 
-.PHONY: help build demo test fuzz faults lint bench-peers lab-test lab-bench install clean
+.PHONY: help build demo test fuzz faults lint bench-peers lab-test lab-test-long lab-bench install clean
 .DEFAULT_GOAL := build
 
 help: ## list the targets
@@ -54,8 +54,11 @@ bench-peers: build ## xenferry and QEMU 10 side by side on shaped links (root; a
 	$(GO) build -o build/bench ./scripts/bench
 	tree=$$(scripts/bench/qemu.sh) && build/bench -qemu "$$tree" -xenferry ./xenferry -out build/bench-peers.json
 
-lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; about 30 minutes)
+lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; about 50 minutes)
 	scripts/lab/test.sh
+
+lab-test-long: ## real Xen: kills at every step of the commit, every way to save and restore (root; about an hour)
+	XENFERRY_LAB_LONG=1 scripts/lab/test.sh -run 'TestKills|TestSaved' 4.17+4.17
 
 lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)
 	scripts/lab/bench.sh

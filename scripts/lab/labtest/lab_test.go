@@ -3,6 +3,7 @@
 package labtest
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,14 @@ func (l *Lab) onceOnly(t *testing.T) {
 	t.Helper()
 	if !l.SameRelease() || l.A.Release != oldest {
 		t.Skipf("the lab itself is tried on the pair of Xen %s", oldest)
+	}
+}
+
+// longOnly skips a test that takes so long that it is a suite of its own.
+func longOnly(t *testing.T) {
+	t.Helper()
+	if os.Getenv("XENFERRY_LAB_LONG") == "" {
+		t.Skip("takes long: run make lab-test-long")
 	}
 }
 

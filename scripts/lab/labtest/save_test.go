@@ -35,6 +35,7 @@ var saveSteps = []struct {
 // TestSaved takes a guest of each type through saveSteps. Its checker must not
 // see any of them but as a pause.
 func TestSaved(t *testing.T) {
+	longOnly(t)
 	if !Open(t).SameRelease() {
 		t.Skip("tried on pairs of one release")
 	}
