@@ -25,9 +25,9 @@ type lane struct {
 	free chan *job // has room for all jobs of the lane
 
 	// Of the goroutine that prepares:
-	encoders []savefmt.Encoder // by index of tuner.methods; nil for raw
-	fresh    []bool            // the encoder's next block is its first
-	warm     []bool            // it has its memory: what it does now can be measured
+	encoders [maxMethods]savefmt.Encoder // by index of tuner.methods; nil for raw, and until it is used
+	known    [maxMethods]bool            // the other end has the history of its blocks; else the next is a first one
+	warm     [maxMethods]bool            // it has its memory: what it does now can be measured
 	local    locality
 	scratch  []byte // stable copies of one batch's pages
 	copies   copyList
@@ -39,16 +39,13 @@ const jobsPerLane = 3
 
 func newLane(s *sender, out frameWriter) (*lane, error) {
 	l := &lane{s: s, out: out, free: make(chan *job, jobsPerLane)}
-	for _, m := range s.tuner.methods {
-		var enc savefmt.Encoder
-		if m.Codec != savefmt.CodecRaw {
-			var err error
-			if enc, err = savefmt.NewEncoder(m); err != nil {
-				return nil, err
-			}
+	for i, m := range s.tuner.methods.all() {
+		if m.Codec == savefmt.CodecRaw {
+			continue
 		}
-		l.encoders = append(l.encoders, enc)
-		l.fresh, l.warm = append(l.fresh, true), append(l.warm, false)
+		if _, err := l.encoder(i); err != nil {
+			return nil, err
+		}
 	}
 	for range jobsPerLane {
 		l.free <- &job{batch: NewBatch()}
@@ -110,7 +107,7 @@ func (l *lane) prepare(j *job, round uint32, flags uint16) (int, error) {
 	h := savefmt.Header{Type: savefmt.FramePages, Flags: flags, Round: round}
 	method := l.s.tuner.choose(&l.local, PageSize*len(j.batch.PFNs))
 	copies := l.copies.total
-	if l.encoders[method] == nil {
+	if l.s.tuner.methods.at(method).Codec == savefmt.CodecRaw {
 		j.data = j.classify(round) * PageSize
 		took := time.Since(start)
 		l.n.read.Add(int64(took))
@@ -144,9 +141,12 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 	if raw == 0 {
 		return nil
 	}
+	enc, err := l.encoder(method)
+	if err != nil {
+		return err
+	}
 	l.enter(method)
-	var err error
-	if j.payload, err = l.encoders[method].Encode(j.payload[:0], l.scratch); err != nil {
+	if j.payload, err = enc.Encode(j.payload[:0], l.scratch); err != nil {
 		return fmt.Errorf("compressing pages: %w", err)
 	}
 	now := time.Now()
@@ -158,15 +158,15 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 	l.local.saw(raw, len(j.payload))
 	l.n.methods[method].add(raw, len(j.payload), now.Sub(begun))
 	if len(j.payload) < raw {
-		h.Codec = l.s.tuner.methods[method].Codec
-		if l.fresh[method] {
+		h.Codec = l.s.tuner.methods.at(method).Codec
+		if !l.known[method] {
 			h.Flags |= savefmt.FlagFresh
 		}
-		l.fresh[method] = false
+		l.known[method] = true
 	} else { // larger than before: the block is left out, and history begins anew
 		j.payload = append(j.payload[:0], l.scratch...)
-		l.encoders[method].Reset()
-		l.fresh[method] = true
+		enc.Reset()
+		l.known[method] = false
 	}
 	j.data = raw
 	j.runs = append(j.runs, j.payload)
@@ -176,12 +176,30 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 // enter prepares the use of a method. The other end has one decoder for each
 // codec, so an encoder that takes over from another of its codec begins anew.
 func (l *lane) enter(method int) {
-	for i, m := range l.s.tuner.methods {
-		if i != method && m.Codec == l.s.tuner.methods[method].Codec && !l.fresh[i] {
+	methods := l.s.tuner.methods.all()
+	for i, m := range methods {
+		if i != method && m.Codec == methods[method].Codec && l.known[i] {
 			l.encoders[i].Reset()
-			l.fresh[i] = true
+			l.known[i] = false
 		}
 	}
+}
+
+// encoder returns the encoder of a method. To make one is the moment to drop
+// those that the plan has no use for any more: each has some MiB.
+func (l *lane) encoder(method int) (savefmt.Encoder, error) {
+	if l.encoders[method] != nil {
+		return l.encoders[method], nil
+	}
+	p := l.s.tuner.plan.Load()
+	for i := range l.encoders {
+		if !p.has(i) {
+			l.encoders[i], l.known[i], l.warm[i] = nil, false, false
+		}
+	}
+	var err error
+	l.encoders[method], err = savefmt.NewEncoder(l.s.tuner.methods.at(method))
+	return l.encoders[method], err
 }
 
 // lowPriority is the nice value of threads that compress while the guest

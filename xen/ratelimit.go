@@ -31,15 +31,27 @@ func ParseRate(s string) (uint64, error) {
 		}
 	}
 	v, err := strconv.ParseFloat(number, 64)
-	if bits := v * factor; err == nil && (bits == 0 || bits >= minRate && bits <= 1e15) {
+	if bits := v * factor; err == nil && bits >= 0 && bits <= maxRate && checkRate(uint64(bits)) == nil {
 		return uint64(bits), nil
 	}
 	return 0, fmt.Errorf("rate %q: want bits a second, 1M or more, as in 800M or 2.5G; 0 is no limit", s)
 }
 
 // minRate is the lowest cap, in bits a second: below it one frame of 1 MiB
-// would take longer than the other end waits for a sign of life.
-const minRate = 1e6
+// would take longer than the other end waits for a sign of life. maxRate is
+// beyond any link.
+const (
+	minRate = 1e6
+	maxRate = 1e15
+)
+
+// checkRate refuses a cap that cannot be set.
+func checkRate(bits uint64) error {
+	if bits == 0 || bits >= minRate && bits <= maxRate {
+		return nil
+	}
+	return fmt.Errorf("a rate of %d bits a second: 0, or from %g to %g is possible", bits, float64(minRate), float64(maxRate))
+}
 
 // Set changes the cap, in bits a second as counted on the link. 0 ends it.
 func (l *RateLimit) Set(bitsPerSec uint64) { l.bits.Store(bitsPerSec) }

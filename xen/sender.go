@@ -19,7 +19,7 @@ type sender struct {
 	dom   Domain
 	lanes []*lane
 	tuner *tuner
-	dedup *dedup // nil where pages are only sent as they are
+	dedup *dedup // its memory is touched only where pages are compressed
 	limit *RateLimit
 
 	ofPages atomic.Uint64 // in this round
@@ -29,10 +29,7 @@ type sender struct {
 }
 
 func newSender(dom Domain, outs []frameWriter, c Compression, limit *RateLimit) (*sender, error) {
-	s := &sender{dom: dom, tuner: newTuner(c, len(outs)), limit: limit}
-	if c != NoCompression {
-		s.dedup = newDedup(dom.Pages())
-	}
+	s := &sender{dom: dom, tuner: newTuner(c, len(outs)), limit: limit, dedup: newDedup(dom.Pages())}
 	if limit != nil {
 		s.tuner.cap = limit.bytesPerSec
 	}
@@ -109,14 +106,12 @@ func (s *sender) begin(round int, pages uint64) {
 	s.mu.Unlock()
 	s.round.Store(int64(round))
 	s.ofPages.Store(pages)
-	if s.dedup != nil {
-		s.dedup.begin(round)
-	}
+	s.dedup.begin(round)
 }
 
 func (s *sender) roundStats(round int, took time.Duration) RoundStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.traffic()
-	return now.since(&s.before).stats(round, took, len(s.lanes), s.tuner.methods)
+	return now.since(&s.before).stats(round, took, len(s.lanes), s.tuner.methods.all())
 }

@@ -31,8 +31,11 @@ type SourceOptions struct {
 	// MaxDowntime is how long the guest may be suspended before GO; after it
 	// the guest runs on here. 0: however long the limits allow.
 	MaxDowntime time.Duration
-	Limits      Limits
-	Observe     Observer
+	// Panel shows figures in shared memory, and takes changes from there: see
+	// OpenPanel.
+	Panel   bool
+	Limits  Limits
+	Observe Observer
 	// Transport is the shell command that reaches the destination, for Ask and
 	// for the journal.
 	Transport string
@@ -70,6 +73,8 @@ type source struct {
 	stopped time.Time   // the guest was known to have stopped
 	tooLong *time.Timer // runs out when the pause is longer than allowed
 	cancel  context.CancelCauseFunc
+
+	tunable
 }
 
 // Migrate moves the guest dom away over link. On success it runs at the
@@ -86,11 +91,11 @@ func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts Source
 	}
 	s := &source{
 		host: host, dom: dom, link: link, opts: opts, started: time.Now(),
-		phaseRunner: phaseRunner{observe: opts.Observe},
-		protected:   newProtected(fallback.SideSource, fallback.Source),
-		report:      &Report{ID: newID(), To: link.peer, Compress: opts.Pipe.Compress.String()},
-		cpuBefore:   processCPU(),
+		protected: newProtected(fallback.SideSource, fallback.Source),
+		report:    &Report{ID: newID(), To: link.peer, Compress: opts.Pipe.Compress.String()},
+		cpuBefore: processCPU(),
 	}
+	s.prepareTuning()
 	err := s.run(ctx)
 	s.finishReport(err)
 	return s.report, err
@@ -98,6 +103,7 @@ func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts Source
 
 func (s *source) run(ctx context.Context) error {
 	defer s.release()
+	defer func() { s.panel.close() }()
 	defer func() { closeAll(s.conns) }()
 	// The link's end, whatever its cause, ends every phase before the commit.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -149,6 +155,7 @@ func (s *source) hello(ctx context.Context) error {
 	if err := s.begin(ctx, s.opts.Protect, s.migration); err != nil {
 		return err
 	}
+	s.startPanel()
 	if info.State != StateRunning {
 		return fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
 	}
@@ -214,7 +221,7 @@ func (s *source) connect(ctx context.Context) error {
 		s.report.Data = "control connection"
 		outs = append(outs, s.link)
 	}
-	if s.pages, err = newSender(s.dom, outs, s.opts.Pipe.Compress, s.opts.Pipe.RateLimit); err != nil {
+	if err := s.startSender(outs); err != nil {
 		return err
 	}
 	return s.link.send(&message{Kind: kindStreams, Streams: &streams{Connections: len(s.conns)}})
@@ -262,7 +269,7 @@ func (s *source) sendRound(ctx context.Context, flags uint16) (RoundStats, error
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		s.pages.watch(stop, s.observe)
+		s.pages.watch(stop, s.observe, s.panel)
 	}()
 	stats, err := s.pages.send(ctx, s.round, s.dirty, flags)
 	close(stop)
@@ -292,7 +299,7 @@ func (s *source) suspend(ctx context.Context) error {
 	}
 	s.stopped = time.Now()
 	s.report.SuspendWait = s.stopped.Sub(asked)
-	if limit := s.opts.MaxDowntime; limit > 0 {
+	if limit := s.settleDowntime(); limit > 0 {
 		s.tooLong = time.AfterFunc(limit, func() {
 			s.cancel(fmt.Errorf("%w: %s", ErrDowntime, limit))
 		})
@@ -378,7 +385,7 @@ func (s *source) rename(ctx context.Context) error {
 // commit hands the guest over.
 func (s *source) commit(ctx context.Context) error {
 	if s.tooLong != nil && !s.tooLong.Stop() {
-		return fmt.Errorf("%w: %s", ErrDowntime, s.opts.MaxDowntime)
+		return fmt.Errorf("%w: %s", ErrDowntime, s.settleDowntime())
 	}
 	if err := context.Cause(s.link.Context()); err != nil {
 		return err // lost before GO: no reason for doubt

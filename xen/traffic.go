@@ -9,9 +9,6 @@ import (
 	"github.com/xenferry/xenferry/savefmt"
 )
 
-// maxMethods is how many methods a migration may use.
-const maxMethods = 4
-
 // counters is what a lane has done since the start. Its goroutines add to it
 // once a batch, the observer reads it at any time.
 type counters struct {

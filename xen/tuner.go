@@ -1,8 +1,10 @@
 package xen
 
 import (
+	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
@@ -11,16 +13,16 @@ import (
 // tuner measures lanes and link, and lets the controller choose. Its lock is
 // taken a few times for each batch.
 type tuner struct {
-	methods []savefmt.Method // the first is raw
-	fixed   bool             // always the last one
+	methods methodList
+	plan    atomic.Pointer[plan] // set while lanes are at work
 	lanes   int
 
 	mu      sync.Mutex
-	rates   []laneRate
+	rates   [maxMethods]laneRate
 	link    linkMeter
 	load    *hostLoad
 	cap     func() float64 // bytes a second that may be sent
-	current int
+	current int            // index of a method
 }
 
 // laneRate is what one lane does with a method.
@@ -50,24 +52,33 @@ const (
 )
 
 func newTuner(c Compression, lanes int) *tuner {
-	t := &tuner{methods: autoMethods, fixed: c.Fixed, lanes: lanes, load: newHostLoad(), cap: func() float64 { return math.Inf(1) }}
-	if c.Fixed {
-		t.methods = []savefmt.Method{{Codec: savefmt.CodecRaw}}
-		if c.Method.Codec != savefmt.CodecRaw {
-			t.methods = append(t.methods, c.Method)
-		}
-	}
-	t.rates = make([]laneRate, len(t.methods))
+	t := &tuner{lanes: lanes, load: newHostLoad(), cap: func() float64 { return math.Inf(1) }}
+	t.plan.Store(newPlan(&t.methods, c)) // there is room for the first
 	return t
+}
+
+// set makes lanes encode in another way from their next batches on.
+func (t *tuner) set(c Compression) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := newPlan(&t.methods, c)
+	if p == nil {
+		return fmt.Errorf("%d ways to compress were used in this migration, which is the most: choose one of them (%s)",
+			maxMethods, t.methods.names())
+	}
+	t.current, t.link.mixed = 0, true // the controller begins with what is fastest
+	t.plan.Store(p)
+	return nil
 }
 
 // choose returns the index of the method for a lane's next batch of n bytes.
 func (t *tuner) choose(local *locality, n int) int {
-	if len(t.methods) == 1 || local.skip(n) {
+	p := t.plan.Load()
+	if len(p.methods) == 1 || local.skip(n) {
 		return 0
 	}
-	if t.fixed {
-		return len(t.methods) - 1
+	if p.fixed {
+		return p.last()
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,7 +87,7 @@ func (t *tuner) choose(local *locality, n int) int {
 
 // prepared notes that a lane made raw bytes of pages into encoded ones.
 func (t *tuner) prepared(method, raw, encoded int, took time.Duration) {
-	if t.fixed || raw == 0 || took <= 0 {
+	if t.plan.Load().fixed || raw == 0 || took <= 0 {
 		return
 	}
 	t.mu.Lock()
@@ -91,20 +102,25 @@ func (t *tuner) prepared(method, raw, encoded int, took time.Duration) {
 }
 
 // decide lets the controller look at the figures again.
-func (t *tuner) decide(now time.Time) {
+func (t *tuner) decide(now time.Time, p *plan) {
 	rates := make([]methodRate, 0, maxMethods)
-	for _, r := range t.rates {
+	methods := make([]savefmt.Method, 0, maxMethods)
+	current := 0
+	for i, m := range p.methods {
+		r := &t.rates[m]
+		methods = append(methods, t.methods.at(m))
 		rates = append(rates, methodRate{
 			speed: r.speed.value * float64(t.lanes), ratio: r.ratio.value,
+			link:     min(t.link.speed(m, now), t.cap()),
 			measured: r.speed.seen >= rateLeast && now.Sub(r.last) < rateStale,
 		})
+		if m == t.current {
+			current = i
+		}
 	}
-	for i := range rates {
-		rates[i].link = min(t.link.speed(i, now), t.cap())
-	}
-	complete(t.methods, t.lanes, rates)
-	if best := bestMethod(rates, t.current, t.load.busy(now)); best != t.current {
-		t.current, t.link.mixed = best, true
+	complete(methods, t.lanes, rates)
+	if best := bestMethod(rates, current, t.load.busy(now)); best != current {
+		t.current, t.link.mixed = p.methods[best], true
 	}
 }
 
@@ -197,11 +213,12 @@ func (m *linkMeter) speed(method int, now time.Time) float64 {
 // written notes that a lane wrote size bytes.
 func (s *sender) written(size int, took time.Duration) {
 	t := s.tuner
-	if t.fixed {
-		return
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	p := t.plan.Load()
+	if p.fixed {
+		return
+	}
 	now := time.Now()
 	if !t.link.due(now, size, took) {
 		return
@@ -211,15 +228,15 @@ func (s *sender) written(size int, took time.Duration) {
 		unsent += l.out.unsent()
 	}
 	t.link.sample(now, unsent, len(s.lanes), t.current)
-	t.decide(now)
+	t.decide(now, p)
 }
 
 // methodNow names the method in use.
 func (t *tuner) methodNow() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.fixed {
-		return t.methods[len(t.methods)-1].String()
+	if p := t.plan.Load(); p.fixed {
+		return t.methods.at(p.last()).String()
 	}
-	return t.methods[min(t.current, len(t.methods)-1)].String()
+	return t.methods.at(t.current).String()
 }

@@ -1,0 +1,89 @@
+package xen
+
+import (
+	"strings"
+	"sync/atomic"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// maxMethods is how many methods a migration may use: those of auto, and some
+// that are chosen while it runs.
+const maxMethods = 12
+
+// methodList is the methods that a migration has used or may use, the first of
+// which is raw. It only grows, so that an index stays what it is: lanes and
+// their counters go by it, and read it while another is added.
+type methodList struct {
+	list [maxMethods]savefmt.Method
+	n    atomic.Int32
+}
+
+// at returns the method with an index that was handed out.
+func (l *methodList) at(i int) savefmt.Method { return l.list[i] }
+
+// all returns the methods that there are by now.
+func (l *methodList) all() []savefmt.Method { return l.list[:l.n.Load()] }
+
+// index returns the index of a method, which is added if need be: -1 if there
+// is no room. One goroutine at a time calls it.
+func (l *methodList) index(m savefmt.Method) int {
+	n := int(l.n.Load())
+	for i := range n {
+		if l.list[i] == m {
+			return i
+		}
+	}
+	if n == maxMethods {
+		return -1
+	}
+	l.list[n] = m
+	l.n.Store(int32(n + 1))
+	return n
+}
+
+func (l *methodList) names() string {
+	var names []string
+	for _, m := range l.all() {
+		names = append(names, m.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+// plan is between which methods is chosen. It does not change: there is
+// another in its place.
+type plan struct {
+	fixed   bool  // always the last one
+	methods []int // indices, the first is raw; from the fastest to the strongest
+}
+
+// newPlan returns the plan for what was asked for, nil if the list is full.
+func newPlan(l *methodList, c Compression) *plan {
+	want := autoMethods
+	if c.Fixed {
+		want = []savefmt.Method{{Codec: savefmt.CodecRaw}}
+		if c.Method.Codec != savefmt.CodecRaw {
+			want = append(want, c.Method)
+		}
+	}
+	p := &plan{fixed: c.Fixed}
+	for _, m := range want {
+		i := l.index(m)
+		if i < 0 {
+			return nil
+		}
+		p.methods = append(p.methods, i)
+	}
+	return p
+}
+
+func (p *plan) last() int { return p.methods[len(p.methods)-1] }
+
+func (p *plan) has(method int) bool {
+	for _, m := range p.methods {
+		if m == method {
+			return true
+		}
+	}
+	return false
+}
