@@ -24,7 +24,10 @@ func OpenDir(dir string) (Disk, error) {
 		return nil, fmt.Errorf("folder of the journals: %w", err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o077 != 0 {
+	if ok && int(st.Uid) != os.Geteuid() {
+		return nil, fmt.Errorf("folder of the journals %s: it belongs to user %d, and this program runs as user %d: run it as that user", dir, st.Uid, os.Geteuid())
+	}
+	if !info.IsDir() || !ok || info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("folder of the journals %s: must be your own, with mode 0700; correct it", dir)
 	}
 	return osDisk(dir), nil

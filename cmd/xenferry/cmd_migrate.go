@@ -78,6 +78,7 @@ func migrate(c *cli.Context) error {
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
 	args.Observe = show.event
 	args.Protect = protect(c, args.Limits)
+	args.Panel = true
 	args.Ask = peer{args.Limits}.Ask
 	args.Transport = command
 	ctx := c.Context

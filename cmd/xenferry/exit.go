@@ -33,7 +33,7 @@ const exitCodesHelp = `Exit codes:
    0    done
    1    failed, for a reason that none of the others names
    2    the command line is wrong
-   3    no such domain
+   3    no such domain; status and tune: no migration of it is under way
    4    the other host cannot be reached, has no xenferry, or one of another protocol version
    5    the other host refused before anything was sent: name in use, not enough memory, unsupported guest or whatever it says
    6    the migration or the save failed; the guest runs on at the source
@@ -83,7 +83,7 @@ func exitCode(err error) int {
 		return exitDamaged
 	case errors.Is(err, context.Canceled):
 		return exitCancelled
-	case errors.Is(err, xen.ErrNoDomain):
+	case errors.Is(err, xen.ErrNoDomain), errors.Is(err, errNoMigration):
 		return exitNoDomain
 	case isRefusal(err):
 		return exitRefused

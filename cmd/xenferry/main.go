@@ -62,7 +62,7 @@ func newApp() *cli.App {
 		},
 		Commands: []*cli.Command{
 			migrateCommand(), receiveCommand(), stockReceiveCommand(), saveCommand(), restoreCommand(), verifyCommand(), convertCommand(),
-			statusCommand(), recoverCommand(), resolveCommand(), guardianCommand(),
+			statusCommand(), tuneCommand(), recoverCommand(), resolveCommand(), guardianCommand(),
 			listCommand(), demoCommand(), simCommand(), monitorCommand(), versionCommand(),
 		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
