@@ -185,6 +185,24 @@ func BenchmarkPipeline(b *testing.B) {
 	}
 }
 
+// BenchmarkClassify prepares raw batches of a guest that no cache holds.
+func BenchmarkClassify(b *testing.B) {
+	mem := bytes.Repeat([]byte{7}, 1<<30)
+	j := &job{batch: NewBatch()}
+	b.SetBytes(BatchPages * PageSize)
+	b.ReportAllocs()
+	at := 0
+	for b.Loop() {
+		j.reset()
+		for i := range uint64(BatchPages) {
+			j.batch.PFNs, j.batch.Types = append(j.batch.PFNs, i), append(j.batch.Types, PageNormal)
+			j.batch.Pages = append(j.batch.Pages, mem[at:at+PageSize])
+			at = (at + PageSize) % len(mem)
+		}
+		j.classify(0)
+	}
+}
+
 // BenchmarkHandOver is what a lane costs besides the work: empty jobs go
 // through both hand-overs.
 func BenchmarkHandOver(b *testing.B) {
