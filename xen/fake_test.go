@@ -23,6 +23,7 @@ type fakeHost struct {
 	failAt  map[string]error // by method
 	blockAt map[string]bool  // by method: wait for the context's end
 	calls   []string
+	onCall  func(method string) // called first, if set
 	others  []DomainInfo
 	in      *fakeIncoming
 }
@@ -33,6 +34,9 @@ func (h *fakeHost) enter(ctx context.Context, method string) error {
 	h.calls = append(h.calls, method)
 	err, block := h.failAt[method], h.blockAt[method]
 	h.mu.Unlock()
+	if h.onCall != nil {
+		h.onCall(method)
+	}
 	if block {
 		<-ctx.Done()
 		return ctx.Err()

@@ -94,7 +94,7 @@ func (l *lane) prepareJobs(ctx context.Context, cur *cursor, round uint32, flags
 			return err
 		}
 		sent += uint64(n)
-		if j.mapped && len(l.free) == jobsPerLane-1 {
+		if j.mapped && l.othersFree() {
 			if err := l.release(j, l.writeJob(ctx, j)); err != nil {
 				return err
 			}
@@ -102,6 +102,19 @@ func (l *lane) prepareJobs(ctx context.Context, cur *cursor, round uint32, flags
 		}
 		ready <- j
 	}
+}
+
+// othersFree tells whether all jobs but one are free: nothing is being written.
+// It takes each and gives it back, as only that puts what the writer has done
+// before what this goroutine does next.
+func (l *lane) othersFree() bool {
+	if len(l.free) < jobsPerLane-1 {
+		return false
+	}
+	for range jobsPerLane - 1 {
+		l.free <- <-l.free
+	}
+	return true
 }
 
 // prepare makes frames of a job's batch, and returns how many pages are in
