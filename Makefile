@@ -12,7 +12,7 @@ export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 STATICCHECK := $(GO) tool -modfile=scripts/tools.mod staticcheck
 
-.PHONY: help build demo test fuzz faults lint bench-peers lab-test lab-test-long lab-bench install clean
+.PHONY: help build demo test fuzz faults kills lint bench-peers lab-test lab-test-long lab-bench install clean
 .DEFAULT_GOAL := build
 
 help: ## list the targets
@@ -35,6 +35,11 @@ fuzz: ## every decoder with random input, FUZZTIME=5m each
 
 faults: ## every fault at every point of a migration, singly, and 50,000 pairs of them
 	$(GO) test ./xen/faults -v -all -seeds 50000 -timeout 20m
+
+KILLS ?= 1000
+kills: ## programs that share memory killed and stopped, KILLS=1000 times, on a simulated host and by themselves
+	$(GO) test ./cmd/xenferry -run SharersKilled -v -rounds $(KILLS) -timeout 60m
+	$(GO) test ./evtchn -run TestKills -v -rounds $(KILLS) -timeout 20m
 
 .PHONY: bench
 bench: ## Go benchmarks of the page path, each for a moment

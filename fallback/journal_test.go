@@ -244,6 +244,15 @@ func TestForeignFolder(t *testing.T) {
 	if _, err := OpenDir(dir); err == nil || !strings.Contains(err.Error(), "0700") {
 		t.Errorf("a folder that others can read: %v", err)
 	}
+	if os.Geteuid() != 0 {
+		return // only root can make another user's folder
+	}
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenDir(dir); err == nil || !strings.Contains(err.Error(), "belongs to user 65534") {
+		t.Errorf("another user's folder: %v", err)
+	}
 }
 
 func FuzzParseJournal(f *testing.F) {

@@ -11,6 +11,8 @@
 // connections (stream.go); the bytes of both are frames of package savefmt.
 // Pages go from sender.go through the lanes of lane.go to receiver.go;
 // controller.go chooses how they are encoded.
+// panel.go shows how far a migration is to other programs of this host, and
+// tunable.go is what they may change.
 // Which side may run the guest is decided by the transition tables of package
 // fallback, nowhere else; what of it outlives this process is in protect.go,
 // ask.go and recover.go.

@@ -2,6 +2,7 @@ package xen
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -90,7 +91,10 @@ func (p *panel) progress(s *Progress, round time.Duration) {
 	p.show(func(f *Figures) {
 		f.Round, f.RoundTime, f.Pages, f.OfPages = uint64(s.Round), round, s.Pages, s.OfPages
 		f.Zero, f.Copied, f.Stages = s.Zero, s.Copied, s.Stages
-		f.WireBytes, f.BytesPerS, f.Method = s.WireBytes, s.BytesPerS, s.Method
+		f.WireBytes, f.BytesPerS = s.WireBytes, s.BytesPerS
+		if s.Method != "" { // a save has one, which stays
+			f.Method = s.Method
+		}
 	})
 }
 
@@ -140,6 +144,13 @@ func (v *PanelView) Owner() *evtchn.Process { return v.owner }
 // made. The error wraps ErrChangeRefused, evtchn.ErrGone if the program has
 // ended, or what evtchn.Desk.Ask returns.
 func (v *PanelView) Change(ctx context.Context, c Change, limit time.Duration) error {
+	now, err := v.Figures()
+	if err == nil && !now.Tunable {
+		err = fmt.Errorf("%w: a save, or a migration to stock xl, cannot be tuned", ErrChangeRefused)
+	}
+	if err != nil {
+		return err
+	}
 	ctx, cancel := v.owner.Context(ctx)
 	defer cancel()
 	answer, err := v.page.Desk().Ask(ctx, limit, c.words())

@@ -324,3 +324,45 @@ func TestTunedDowntime(t *testing.T) {
 		t.Error(m.srcErr)
 	}
 }
+
+// TestPanelOfSave: a save can be looked at, and takes no changes.
+func TestPanelOfSave(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	id, looked := "", false
+	host.onCall = func(method string) {
+		if method != "Suspend" {
+			return
+		}
+		looked = true
+		v, err := OpenPanel(id, fallback.SideSource, true)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer v.Close()
+		err = expectFigures(v, func(f *Figures) bool {
+			return f.Phase == "suspend" && !f.Tunable && f.Compress == "zstd" && f.Dirty > 0 && f.MemoryPages == savedPages
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if err := v.Change(t.Context(), Change{Compress: &NoCompression}, time.Minute); !errors.Is(err, ErrChangeRefused) {
+			t.Error(err)
+		}
+	}
+	zstd := savefmt.BlockZstd
+	var file memoryTarget
+	_, err := Save(t.Context(), host, dom, &file, SaveOptions{
+		Live: true, Codec: &zstd, Panel: true,
+		Protect: func(_ context.Context, begun fallback.Migration) (Protection, error) {
+			id = begun.ID
+			return noProtection{}, nil
+		},
+	})
+	if err != nil || !looked {
+		t.Errorf("looked at it: %v, %v", looked, err)
+	}
+	if _, err := OpenPanel(id, fallback.SideSource, false); !errors.Is(err, evtchn.ErrNoPage) {
+		t.Errorf("the panel is still there: %v", err)
+	}
+}

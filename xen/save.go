@@ -54,6 +54,7 @@ type SaveOptions struct {
 	// process leaves the guest as it is.
 	Protect Protect
 	Target  string // what it is saved to, for people who read the journal
+	Panel   bool   // show figures in shared memory: see OpenPanel
 }
 
 // SaveReport is what a save did, for people and for --json.
@@ -114,7 +115,8 @@ type save struct {
 	writer  *savefmt.Writer
 	dirty   Bitmap
 	entries []savefmt.StockPage
-	told    time.Time // last progress
+	told    wireSample // last progress
+	panel   *panel     // nil where none is wanted
 
 	written bool // the target is committed
 	touched bool // the guest may be in another state than before
@@ -159,6 +161,7 @@ func (s *save) all(ctx context.Context) (*SaveReport, error) {
 
 func (s *save) run(ctx context.Context) error {
 	defer s.release()
+	defer func() { s.panel.close() }()
 	defer s.stopPacker()
 	live := []phase{{"log-dirty", s.startLogDirty}, {"copy", s.copyLive}}
 	if !s.opts.Live {
@@ -211,10 +214,15 @@ func (s *save) hello(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.begin(ctx, s.opts.Protect, fallback.Migration{
+	m := fallback.Migration{
 		ID: newID(), Side: fallback.SideSource, Began: time.Now(),
 		Guest: info.Name, UUID: info.UUID, Domid: info.Domid, Peer: s.opts.Target,
-	})
+	}
+	if err := s.begin(ctx, s.opts.Protect, m); err != nil {
+		return err
+	}
+	s.startPanel(m)
+	return nil
 }
 
 // guestKinds are the kinds in a stream's header by the type of the guest.

@@ -60,7 +60,7 @@ func (s *save) writeRound(ctx context.Context) (RoundStats, error) {
 		if err := s.writeBatch(b, &stats); err != nil {
 			return stats, err
 		}
-		s.progress(&stats, total)
+		s.progress(&stats, total, begun)
 	}
 	stats.Time = time.Since(begun)
 	stats.WireBytes = uint64(s.writer.Written() - before)
@@ -99,15 +99,4 @@ func (s *save) writeBatch(b *Batch, stats *RoundStats) error {
 		err = unmapErr
 	}
 	return err
-}
-
-// progress tells the observer now and then how far a round is.
-func (s *save) progress(stats *RoundStats, total uint64) {
-	if s.observe == nil || time.Since(s.told) < watchEvery {
-		return
-	}
-	s.told = time.Now()
-	s.emit(Event{Kind: EventProgress, Progress: &Progress{
-		Round: stats.Round, Pages: stats.Pages, OfPages: total, WireBytes: uint64(s.writer.Written()),
-	}})
 }

@@ -120,7 +120,7 @@ func saveTo(c *cli.Context, host xen.Host, dom xen.Domain, name string, opts xen
 		return nil, err
 	}
 	defer discard()
-	opts.Protect, opts.Target = protect(c, opts.Limits), name
+	opts.Protect, opts.Target, opts.Panel = protect(c, opts.Limits), name, true
 	show := newDisplay(out, os.Stderr, c.Bool(jsonFlag.Name))
 	opts.Observe = func(e xen.Event) {
 		if e.Kind != xen.EventRound || c.Bool(jsonFlag.Name) {

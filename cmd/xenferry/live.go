@@ -66,7 +66,7 @@ func openView(sum fallback.Summary) (*xen.PanelView, error) {
 // explainNoPage says why there may be no page.
 func explainNoPage(err error) error {
 	if errors.Is(err, evtchn.ErrNoPage) {
-		return fmt.Errorf("%w: only a xenferry migrate does; a guardian, a receiver, a save, and older releases do not", evtchn.ErrNoPage)
+		return fmt.Errorf("%w: migrate and save do; a guardian, a receiver, and older releases do not", evtchn.ErrNoPage)
 	}
 	return err
 }
@@ -137,13 +137,16 @@ func (l *liveStatus) print(w *tabwriter.Writer) {
 	fmt.Fprintf(w, "program\tprocess %d, for %s%s\n", l.PID, time.Since(l.Began).Round(time.Second), stopped)
 	fmt.Fprintf(w, "phase\t%s\n", l.Phase)
 	fmt.Fprintf(w, "round\t%d: %d of %d pages (%d%%), %d zero, %d copies\n", l.Round, l.Pages, l.OfPages, percent(l.Pages, l.OfPages), l.Zero, l.Copied)
-	fmt.Fprintf(w, "written by guest\t%d pages (%s) in the round before, of %d\n", l.Dirty, bytesText(l.Dirty*xen.PageSize), l.MemoryPages)
-	fmt.Fprintf(w, "wire\t%s, %s/s, on %d connections\n", bytesText(l.WireBytes), bytesText(l.BytesPerS), l.Connections)
+	fmt.Fprintf(w, "by the guest\t%d pages (%s) written in the round before, of %d\n", l.Dirty, bytesText(l.Dirty*xen.PageSize), l.MemoryPages)
+	fmt.Fprintf(w, "sent\t%s, %s/s\n", bytesText(l.WireBytes), bytesText(l.BytesPerS))
 	if all := float64(l.RoundTime) * float64(l.Connections); all > 0 {
 		share := func(d time.Duration) float64 { return min(100*float64(d)/all, 100) }
-		fmt.Fprintf(w, "busy\tread %.0f%%, compress %.0f%%, write %.0f%%\n", share(l.Stages.Read), share(l.Stages.Compress), share(l.Stages.Write))
+		fmt.Fprintf(w, "busy\ton %d connections: read %.0f%%, compress %.0f%%, write %.0f%%\n", l.Connections, share(l.Stages.Read), share(l.Stages.Compress), share(l.Stages.Write))
 	}
 	fmt.Fprintf(w, "compression\t%s, now %s\n", l.Compress, l.Method)
+	if !l.Tunable {
+		return
+	}
 	downtime := "none"
 	if l.MaxDowntime > 0 {
 		downtime = l.MaxDowntime.String()

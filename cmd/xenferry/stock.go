@@ -54,7 +54,7 @@ func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
 	report, err := xen.MigrateStock(c.Context, host, dom, t, xen.SaveOptions{
 		Config: args.Config, KeepDomid: args.KeepDomid, Policy: args.Policy, Limits: args.Limits, Observe: show.event,
-		Protect: protect(c, args.Limits), Target: peer,
+		Protect: protect(c, args.Limits), Target: peer, Panel: true,
 	})
 	show.close()
 	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
