@@ -100,3 +100,7 @@ func (d *Decoder) step(piece, src []byte) (used, made int, err error) {
 	}
 	return int(s.used), int(s.made), nil
 }
+
+// memory is what the library has taken for it so far, in bytes. It is for
+// tests, which may not use cgo.
+func (d *Decoder) memory() int { return int(C.ZSTD_sizeof_DCtx(d.ctx)) }

@@ -29,6 +29,14 @@ type Encoder struct{ ctx *C.ZSTD_CCtx }
 // repeats. Measured on the benchmark's image: 1.3 % smaller, in the same time.
 const fastMinMatch = 5
 
+// tableLog bounds the tables of the levels from boundLevel on: 2^20 entries
+// each. Unbounded, level 22 takes 660 MiB for a connection, and with a window
+// of 4 MiB its output is 0.3 % smaller for that.
+const (
+	tableLog   = 20
+	boundLevel = 8
+)
+
 // NewEncoder returns an encoder of a level from 1 to 22 whose matches reach
 // back up to 1<<windowLog bytes.
 func NewEncoder(level, windowLog int) (*Encoder, error) {
@@ -38,12 +46,16 @@ func NewEncoder(level, windowLog int) (*Encoder, error) {
 	}
 	e := &Encoder{ctx}
 	runtime.AddCleanup(e, func(ctx *C.ZSTD_CCtx) { C.ZSTD_freeCCtx(ctx) }, ctx)
-	params := []struct {
+	type param struct {
 		name  C.ZSTD_cParameter
 		value int
-	}{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}, {C.ZSTD_c_minMatch, fastMinMatch}}
-	if level != 1 {
-		params = params[:2]
+	}
+	params := []param{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}}
+	switch {
+	case level == 1:
+		params = append(params, param{C.ZSTD_c_minMatch, fastMinMatch})
+	case level >= boundLevel:
+		params = append(params, param{C.ZSTD_c_hashLog, tableLog}, param{C.ZSTD_c_chainLog, tableLog})
 	}
 	for _, p := range params {
 		if err := failure(C.ZSTD_CCtx_setParameter(e.ctx, p.name, C.int(p.value))); err != nil {
@@ -79,6 +91,10 @@ func (e *Encoder) Encode(dst, src []byte) ([]byte, error) {
 	}
 	return dst[:n+int(s.made)], nil
 }
+
+// memory is what the library has taken for it so far, in bytes. It is for
+// tests, which may not use cgo.
+func (e *Encoder) memory() int { return int(C.ZSTD_sizeof_CCtx(e.ctx)) }
 
 // bound is how many bytes n become at worst. The library's figure is for whole
 // frames; 64 more are for the beginning of a frame and for blocks that are cut
