@@ -161,11 +161,12 @@ func (r *Recovery) ask(ctx context.Context, m Migration) (Event, error) {
 	if err != nil {
 		return EventFailure, fmt.Errorf("asking %s: %w", m.Peer, err)
 	}
-	return answer.event(m.Peer)
+	return answer.Event(m.Peer)
 }
 
-// event is what the answer means to the source.
-func (a Answer) event(peer string) (Event, error) {
+// Event is what the answer means to a source in doubt. The error is why it is
+// EventFailure.
+func (a Answer) Event(peer string) (Event, error) {
 	switch a {
 	case AnswerStarted:
 		return EventStarted, nil
@@ -178,10 +179,6 @@ func (a Answer) event(peer string) (Event, error) {
 	}
 	return EventFailure, fmt.Errorf("%s gives the answer %.40q, which means nothing here", peer, string(a))
 }
-
-// Event is what the answer means to a source in doubt; the error is why it is
-// EventFailure.
-func (a Answer) Event(peer string) (Event, error) { return a.event(peer) }
 
 // Answer is what this host, as the destination of the migration id, says to its
 // source. A migration that is not decided is decided here, for good: without a

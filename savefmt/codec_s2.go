@@ -33,14 +33,14 @@ func (c *s2Codec) Decode(dst [][]byte, src []byte, _ bool) error {
 	if err != nil {
 		return fmt.Errorf("s2: %w", err)
 	}
-	if n != want || want > MaxPayload {
+	if n != want {
 		return fmt.Errorf("s2: %w: %d bytes, want %d", errLength, n, want)
 	}
 	if len(dst) == 1 {
 		_, err = s2.Decode(dst[0], src)
 	} else {
-		if c.scratch == nil {
-			c.scratch = make([]byte, MaxPayload)
+		if cap(c.scratch) < want {
+			c.scratch = make([]byte, max(want, MaxPayload))
 		}
 		var out []byte
 		if out, err = s2.Decode(c.scratch[:want], src); err == nil {

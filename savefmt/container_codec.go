@@ -1,14 +1,10 @@
 package savefmt
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
-	"github.com/klauspost/compress/s2"
-	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -58,30 +54,21 @@ var (
 	})
 )
 
-// packBlock appends src to dst, encoded. What it appends may be longer than
-// src: then the block is better stored raw.
+// packBlock returns src encoded, in dst's memory where that is enough. What it
+// returns may be longer than src: then the block is better stored raw.
 func packBlock(c BlockCodec, dst, src []byte) ([]byte, error) {
 	switch c {
-	case BlockS2:
-		n := s2.MaxEncodedLen(len(src))
-		if cap(dst) < n {
-			dst = make([]byte, n)
-		}
-		return s2.Encode(dst[:cap(dst)], src), nil
-	case BlockZstd:
+	case BlockZstd: // independent blocks, unlike those of a connection
 		return blockZstdEncoder().EncodeAll(src, dst[:0]), nil
-	case BlockZlib:
-		b := bytes.NewBuffer(dst[:0])
-		w, err := zlib.NewWriterLevel(b, zlib.BestSpeed)
-		if err == nil {
-			_, err = w.Write(src)
-		}
-		if err == nil {
-			err = w.Close()
-		}
-		return b.Bytes(), err
+	case BlockRaw:
+		return append(dst[:0], src...), nil
 	}
-	return append(dst[:0], src...), nil
+	m := Method{Codec: Codec(c), Level: 1}
+	enc, err := NewEncoder(m)
+	if err != nil {
+		return nil, err
+	}
+	return enc.Encode(dst[:0], src)
 }
 
 var errBlockSize = errors.New("it has another size when decoded than it claims")
@@ -95,33 +82,19 @@ func unpackBlock(c BlockCodec, dst, src []byte) error {
 			return errBlockSize
 		}
 		return nil
-	case BlockS2:
-		if n, err := s2.DecodedLen(src); err != nil || n != len(dst) {
-			return errors.Join(errBlockSize, err)
-		}
-		_, err := s2.Decode(dst, src)
-		return err
 	case BlockZstd:
 		out, err := blockZstdDecoder().DecodeAll(src, dst[:0:len(dst)])
 		if err == nil && (len(out) != len(dst) || &out[0] != &dst[0]) {
 			err = errBlockSize
 		}
 		return err
-	case BlockZlib:
-		r, err := zlib.NewReader(bytes.NewReader(src))
-		if err != nil {
-			return err
-		}
-		if _, err := io.ReadFull(r, dst); err != nil {
-			return err
-		}
-		var more [1]byte
-		if n, err := r.Read(more[:]); n != 0 || err != io.EOF {
-			return errors.Join(errBlockSize, err)
-		}
-		return nil
 	}
-	return fmt.Errorf("unknown codec %d", c)
+	dec, err := NewDecoder(Codec(c))
+	if err != nil {
+		return err
+	}
+	const fresh = true
+	return dec.Decode([][]byte{dst}, src, fresh)
 }
 
 // blockBuffers holds the memory of encoded blocks between its uses.

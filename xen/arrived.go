@@ -16,6 +16,7 @@ type memory struct {
 
 	present atomicBitmap // has contents, other than known zeros
 	zero    atomicBitmap // is zero, and may never have been touched
+	used    atomicBitmap // was written, and not cleared since
 	suspect atomicBitmap // came damaged in a live round: must come again
 
 	differ differences // what a verify round found
@@ -60,7 +61,7 @@ func (d *differences) add(pfn uint64) {
 func newMemory(in Incoming, pages uint64) *memory {
 	return &memory{
 		in: in, pages: pages,
-		present: newAtomicBitmap(pages), zero: newAtomicBitmap(pages), suspect: newAtomicBitmap(pages),
+		present: newAtomicBitmap(pages), zero: newAtomicBitmap(pages), used: newAtomicBitmap(pages), suspect: newAtomicBitmap(pages),
 	}
 }
 

@@ -8,6 +8,9 @@ func (j *job) classify(round uint32) int {
 	data := 0
 	for i, pfn := range j.batch.PFNs {
 		page, typ := j.batch.Pages[i], j.batch.Types[i]
+		if i+1 < len(j.batch.Pages) && j.batch.Pages[i+1] != nil {
+			prefetch(&j.batch.Pages[i+1][0])
+		}
 		if page == nil || isZero(page) {
 			j.addEmpty(round, pfn, typ, page != nil)
 			continue

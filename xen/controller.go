@@ -26,9 +26,9 @@ type methodRate struct {
 	measured bool    // lately; else it is derived from others
 }
 
-// priors are what one lane does with ordinary guests' memory, measured on a
-// core of 2023: only how they relate to each other counts once one of the
-// methods was measured.
+// priors are rough figures of one lane, from one sample of binaries and text.
+// Once one of the methods was measured only how they relate to each other
+// counts.
 var priors = map[savefmt.Codec]methodRate{
 	savefmt.CodecRaw:  {speed: 4e9, ratio: 1},
 	savefmt.CodecS2:   {speed: 550e6, ratio: 2.3},
@@ -141,8 +141,8 @@ type locality struct {
 
 // Of two batches in a row that get smaller by less than poorRatio the second
 // lets the next skipFirst bytes of pages be sent as they are; each poor one
-// that follows doubles that, up to skipMost. Longer skips cost more on the
-// wire than they save: with 16 MiB, a guest of 2 GiB became 33 MB larger.
+// that follows doubles that, up to skipMost: a longer skip runs on into pages
+// that would compress.
 const (
 	poorRatio = 1.05
 	poorFirst = 2

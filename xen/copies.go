@@ -94,6 +94,7 @@ func (p *pageReader) copyTo(copies []savefmt.Copy) error {
 		}
 		p.mem.suspect.put(pfn, false)
 		p.mem.present.put(pfn, true)
+		p.mem.used.put(pfn, true)
 		p.mem.zero.put(pfn, false)
 	}
 	return errors.Join(err, p.mem.in.Unmap(p.batch))

@@ -72,10 +72,13 @@ type Incoming interface {
 	LoadStatic(ctx context.Context, recs []savefmt.Record) error
 	// Map makes present the pages b.PFNs whose b.Types say that they exist
 	// (PageType.Populated), and fills b.Pages with a writable view of each
-	// whose type has contents (PageType.HasData); the others are nil. New
-	// pages hold zeros if NewPagesZero, else anything.
+	// whose type has contents (PageType.HasData); the others are nil. The view
+	// of a new page may show anything: all of it must be written before Unmap,
+	// which makes it the guest's.
 	Map(b *Batch) error
 	Unmap(b *Batch) error
+	// NewPagesZero tells whether a page that was only ever made present, as
+	// a PageXAlloc, holds zeros.
 	NewPagesZero() bool
 	// Finish applies the records of Domain.FinalState and completes the
 	// guest with its devices. On return it is whole, paused, and has never

@@ -17,7 +17,9 @@ import (
 //	free -> prepare: map, classify, sum (copy, encode) -> ready -> write -> free
 //
 // A lane has jobsPerLane jobs, whose buffers are reused. The pages of a raw job
-// are written from guest memory, and stay mapped until then.
+// are written from guest memory, and stay mapped until then. While nothing
+// waits to be written, the goroutine that has prepared a raw job writes it as
+// well: its core has the pages in its cache.
 type lane struct {
 	s    *sender
 	out  frameWriter
@@ -95,6 +97,12 @@ func (l *lane) prepareJobs(ctx context.Context, cur *cursor, round uint32, flags
 			return err
 		}
 		sent += uint64(n)
+		if j.mapped && len(l.free) == jobsPerLane-1 {
+			if err := l.release(j, l.writeJob(ctx, j)); err != nil {
+				return err
+			}
+			continue
+		}
 		ready <- j
 	}
 }
@@ -204,18 +212,25 @@ func (l *lane) lowerPriority() {
 func (l *lane) writeJobs(ctx context.Context, cancel context.CancelCauseFunc, ready <-chan *job) error {
 	var first error
 	for j := range ready {
-		if first == nil {
-			first = l.writeJob(ctx, j)
+		err := first
+		if err == nil {
+			err = l.writeJob(ctx, j)
 		}
-		if err := j.unmap(l.s.dom); first == nil {
+		if err = l.release(j, err); err != nil && first == nil {
 			first = err
+			cancel(err)
 		}
-		if first != nil {
-			cancel(first)
-		}
-		l.free <- j
 	}
 	return first
+}
+
+// release gives a job back, unmapped. It returns err, or else why that failed.
+func (l *lane) release(j *job, err error) error {
+	if unmapErr := j.unmap(l.s.dom); err == nil {
+		err = unmapErr
+	}
+	l.free <- j
+	return err
 }
 
 func (l *lane) writeJob(ctx context.Context, j *job) error {

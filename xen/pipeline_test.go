@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"testing"
 	"time"
@@ -159,7 +160,16 @@ func benchDomain(pages int) *fakeDomain {
 	return d
 }
 
-// BenchmarkPipeline sends a guest of 64 MiB to nowhere.
+// mutexWait returns for how many seconds goroutines of this process have
+// waited for locks, all together.
+func mutexWait() float64 {
+	sample := []metrics.Sample{{Name: "/sync/mutex/wait/total:seconds"}}
+	metrics.Read(sample)
+	return sample[0].Value.Float64()
+}
+
+// BenchmarkPipeline sends a guest of 64 MiB to nowhere. "lock-ns" is how long
+// its goroutines waited for locks for each MiB of the guest.
 func BenchmarkPipeline(b *testing.B) {
 	for _, name := range []string{"off", "s2", "zstd", "auto"} {
 		b.Run(name, func(b *testing.B) {
@@ -176,12 +186,32 @@ func BenchmarkPipeline(b *testing.B) {
 			all.SetAll(dom.Pages())
 			b.SetBytes(int64(len(dom.mem)))
 			b.ReportAllocs()
+			before := mutexWait()
 			for round := 0; b.Loop(); round++ {
 				if _, err := s.send(context.Background(), round, all, savefmt.FlagLive); err != nil {
 					b.Fatal(err)
 				}
 			}
+			b.ReportMetric((mutexWait()-before)*1e9/float64(b.N*len(dom.mem)>>20), "lock-ns")
 		})
+	}
+}
+
+// BenchmarkClassify prepares raw batches of a guest that no cache holds.
+func BenchmarkClassify(b *testing.B) {
+	mem := bytes.Repeat([]byte{7}, 1<<30)
+	j := &job{batch: NewBatch()}
+	b.SetBytes(BatchPages * PageSize)
+	b.ReportAllocs()
+	at := 0
+	for b.Loop() {
+		j.reset()
+		for i := range uint64(BatchPages) {
+			j.batch.PFNs, j.batch.Types = append(j.batch.PFNs, i), append(j.batch.Types, PageNormal)
+			j.batch.Pages = append(j.batch.Pages, mem[at:at+PageSize])
+			at = (at + PageSize) % len(mem)
+		}
+		j.classify(0)
 	}
 }
 

@@ -107,7 +107,7 @@ func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {
 		return err
 	}
 	start := time.Now()
-	p.fillBatch()
+	p.fillBatch(h.Flags&savefmt.FlagVerify != 0)
 	if err := p.mem.in.Map(p.batch); err != nil {
 		return err
 	}
@@ -141,12 +141,18 @@ func (p *pageReader) readEncoded(h savefmt.Header, in *frameReader) error {
 	return err
 }
 
-// fillBatch makes the batch of those pages that have to be mapped.
-func (p *pageReader) fillBatch() {
+// fillBatch makes the batch of the frame's pages. A zero page that was never
+// written is only made present: to touch it would cost memory and time.
+func (p *pageReader) fillBatch(verify bool) {
 	p.batch.Reset()
+	untouched := !verify && p.mem.in.NewPagesZero()
 	for _, e := range p.entries {
-		p.batch.PFNs = append(p.batch.PFNs, e.PFN())
-		p.batch.Types = append(p.batch.Types, PageType(e.Type()))
+		pfn, typ := e.PFN(), PageType(e.Type())
+		if untouched && e.Content() == savefmt.ContentZero && !p.mem.used.has(pfn) {
+			typ = PageXAlloc
+		}
+		p.batch.PFNs = append(p.batch.PFNs, pfn)
+		p.batch.Types = append(p.batch.Types, typ)
 	}
 	p.batch.Pages = p.batch.Pages[:len(p.entries)]
 }
@@ -212,10 +218,10 @@ func (p *pageReader) settle(live bool) error {
 		switch e.Content() {
 		case savefmt.ContentData:
 			damaged = savefmt.Checksum(page) != p.sums[i]
+			m.used.put(pfn, true)
 		case savefmt.ContentZero:
-			if m.present.has(pfn) || !m.in.NewPagesZero() {
-				clear(page)
-			}
+			clear(page) // nil where it was not touched
+			m.used.put(pfn, false)
 		}
 		if damaged && !live {
 			return fmt.Errorf("%w: page at pfn %#x arrived damaged", ErrCorrupt, pfn)

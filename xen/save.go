@@ -315,18 +315,12 @@ func (s *save) suspend(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := s.step(fallback.EventAsked, nil); err != nil {
-		return err
-	}
 	s.touched, s.report.Suspended = true, true // or about to be
-	limited, cancel := context.WithTimeoutCause(ctx, s.opts.Limits.Suspend,
-		fmt.Errorf("%w within %s", ErrSuspendRefused, s.opts.Limits.Suspend))
-	defer cancel()
-	if err := s.dom.Suspend(limited); err != nil {
+	var err error
+	if s.stopped, err = s.stopGuest(ctx, s.dom, s.opts.Limits.Suspend); err != nil {
 		return err
 	}
-	s.stopped = time.Now()
-	_, err := s.step(fallback.EventSuspended, nil)
+	_, err = s.step(fallback.EventSuspended, nil)
 	return err
 }
 

@@ -7,39 +7,21 @@ import (
 	"github.com/xenferry/xenferry/savefmt"
 )
 
-// copyLive writes rounds while the guest runs, until the policy says stop. A
-// later copy of a page in the file replaces an earlier one, as in a stock live
-// migration. The pages that the last CleanDirty found are left for copyLast.
+// copyLive writes rounds until the policy says stop. A later copy of a page in
+// the file replaces an earlier one, as in a stock live migration.
 func (s *save) copyLive(ctx context.Context) error {
-	for {
-		stats, err := s.writeRound(ctx)
-		if err != nil {
-			return err
-		}
-		found, err := s.dom.CleanDirty(ctx, s.dirty, false)
-		if err != nil {
-			return err
-		}
-		stats.Dirty = found.Dirty
+	return copyLive(ctx, s.dom, s.dirty, s.writeRound, func(stats RoundStats) bool {
 		s.endRound(stats)
-		if s.opts.Policy(s.report.Rounds) {
-			return nil
-		}
-	}
+		return s.opts.Policy(s.report.Rounds)
+	})
 }
 
 // copyLast writes what is left, of a suspended guest: without live rounds
 // that is all.
 func (s *save) copyLast(ctx context.Context) error {
 	if s.opts.Live {
-		late := NewBitmap(s.dom.Pages())
-		found, err := s.dom.CleanDirty(ctx, late, true)
-		if err != nil {
+		if err := addLast(ctx, s.dom, s.dirty, s.report.Rounds); err != nil {
 			return err
-		}
-		s.report.Rounds[len(s.report.Rounds)-1].Dirty += found.Dirty
-		for i, word := range late {
-			s.dirty[i] |= word
 		}
 	}
 	stats, err := s.writeRound(ctx)

@@ -234,24 +234,13 @@ func (s *source) startLogDirty(ctx context.Context) error {
 	return s.dom.StartLogDirty(ctx)
 }
 
-// copyLive sends rounds while the guest runs, until the policy says stop. The
-// pages that the last CleanDirty found are left for copyLast.
+// copyLive sends rounds until the policy says stop.
 func (s *source) copyLive(ctx context.Context) error {
-	for {
-		stats, err := s.sendRound(ctx, savefmt.FlagLive)
-		if err != nil {
-			return err
-		}
-		found, err := s.dom.CleanDirty(ctx, s.dirty, false)
-		if err != nil {
-			return err
-		}
-		stats.Dirty = found.Dirty
+	round := func(ctx context.Context) (RoundStats, error) { return s.sendRound(ctx, savefmt.FlagLive) }
+	return copyLive(ctx, s.dom, s.dirty, round, func(stats RoundStats) bool {
 		s.endRound(stats)
-		if s.opts.Policy(s.report.Rounds) {
-			return nil
-		}
-	}
+		return s.opts.Policy(s.report.Rounds)
+	})
 }
 
 // sendRound sends the pages in s.dirty while it reports progress. A blocked
@@ -280,37 +269,25 @@ func (s *source) endRound(stats RoundStats) {
 }
 
 func (s *source) suspend(ctx context.Context) error {
-	if _, err := s.step(fallback.EventAsked, nil); err != nil {
-		return err
-	}
 	asked := time.Now()
-	suspendCtx, cancel := context.WithTimeoutCause(ctx, s.opts.Limits.Suspend,
-		fmt.Errorf("%w within %s", ErrSuspendRefused, s.opts.Limits.Suspend))
-	defer cancel()
-	if err := s.dom.Suspend(suspendCtx); err != nil {
+	var err error
+	if s.stopped, err = s.stopGuest(ctx, s.dom, s.opts.Limits.Suspend); err != nil {
 		return err
 	}
-	s.stopped = time.Now()
 	s.report.SuspendWait = s.stopped.Sub(asked)
 	if limit := s.opts.MaxDowntime; limit > 0 {
 		s.tooLong = time.AfterFunc(limit, func() {
 			s.cancel(fmt.Errorf("%w: %s", ErrDowntime, limit))
 		})
 	}
-	_, err := s.step(fallback.EventSuspended, nil)
+	_, err = s.step(fallback.EventSuspended, nil)
 	return err
 }
 
 // copyLast sends what the guest wrote since the last live round began.
 func (s *source) copyLast(ctx context.Context) error {
-	late := NewBitmap(s.dom.Pages())
-	found, err := s.dom.CleanDirty(ctx, late, true)
-	if err != nil {
+	if err := addLast(ctx, s.dom, s.dirty, s.report.Rounds); err != nil {
 		return err
-	}
-	s.report.Rounds[len(s.report.Rounds)-1].Dirty += found.Dirty
-	for i, word := range late {
-		s.dirty[i] |= word
 	}
 	flags := uint16(0)
 	if !s.opts.Verify {

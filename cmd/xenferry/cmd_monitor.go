@@ -39,6 +39,9 @@ func monitorCommand() *cli.Command {
 	}
 }
 
+// monitored tells whether a guest that arrives by this command gets a monitor.
+func monitored(c *cli.Context) bool { return c.String("connect") == xenURI && !c.Bool("e") }
+
 // startMonitor leaves a monitor for the guest behind. The guest does not
 // depend on it: a failure is told and no more.
 func startMonitor(domid uint32) {

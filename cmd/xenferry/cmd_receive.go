@@ -56,7 +56,7 @@ func receive(c *cli.Context) error {
 	}
 	defer host.Close()
 	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents, Listen: listen}
-	opts.Monitored = uri == xenURI && !c.Bool("e")
+	opts.Monitored = monitored(c)
 	opts.Protect = protect(c, xen.Limits{})
 	opts.Answer = answer(c, host)
 	opts.Prefer = sshAddress(os.Getenv("SSH_CONNECTION"))

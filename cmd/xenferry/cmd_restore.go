@@ -43,7 +43,7 @@ func restore(c *cli.Context) error {
 	opts := xen.RestoreOptions{LeavePaused: c.Bool("p"), Observe: logEvents}
 	name := c.Args().Get(c.NArg() - 1)
 	opts.Protect, opts.From = protect(c, opts.Limits), name
-	opts.Monitored = c.String("connect") == xenURI && !c.Bool("e")
+	opts.Monitored = monitored(c)
 	if c.NArg() == 2 {
 		var err error
 		if opts.Config, err = readConfig(c.Context, c.Args().First()); err != nil {
@@ -75,7 +75,7 @@ func restore(c *cli.Context) error {
 		fmt.Fprintf(c.App.Writer, "%s restored from %s in %s: it %s as domain %d\n",
 			report.Name, name, report.Total.Round(time.Millisecond), state, report.Domid)
 	}
-	if c.String("connect") == xenURI && !c.Bool("e") {
+	if opts.Monitored {
 		startMonitor(report.Domid)
 	}
 	return nil

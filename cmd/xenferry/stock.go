@@ -68,14 +68,14 @@ func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.
 		fmt.Fprintf(c.App.Writer, "%s moved to stock xl at %s in %s: downtime %s, %d rounds, %s on the wire\n", guest.Name, peer,
 			report.Total.Round(time.Millisecond), report.Pause.Round(100*time.Microsecond), len(report.Rounds), bytesText(uint64(report.Bytes)))
 	case report.Outcome == xen.OutcomeInDoubt:
-		fmt.Fprintf(os.Stderr, stockDoubtText, "guest "+guest.Name, peer, "this host", guest.Domid)
+		fmt.Fprintf(os.Stderr, stockDoubtText, guest.Name, peer, guest.Domid)
 	}
 	return err
 }
 
 // stockDoubtText: stock xl cannot be asked, so a person must look.
-const stockDoubtText = `in doubt: %[1]s was handed to %[2]s and no answer came. It may run there, so it is kept suspended at %[3]s (domain %[4]d).
-Look at %[2]s with "xl list": if it runs there, "xl destroy %[4]d" at %[3]s; never resume it while it runs there.
+const stockDoubtText = `in doubt: guest %[1]s was handed to %[2]s and no answer came. It may run there, so it is kept suspended here (domain %[3]d).
+Look at %[2]s with "xl list", and then decide: xenferry status names the migration, xenferry resolve ends it.
 `
 
 func stockReceiveCommand() *cli.Command {
@@ -109,13 +109,13 @@ func stockReceive(c *cli.Context) error {
 	defer conn.Close()
 	report, err := xen.ReceiveStock(c.Context, host, conn, xen.RestoreOptions{
 		LeavePaused: c.Bool("p"), Observe: logEvents,
-		Protect: protect(c, xen.Limits{}), From: "stock xl", Monitored: c.String("connect") == xenURI && !c.Bool("e"),
+		Protect: protect(c, xen.Limits{}), From: "stock xl", Monitored: monitored(c),
 	})
 	if err != nil {
 		return err
 	}
 	logrus.Infof("guest %s is domain %d here", report.Name, report.Domid)
-	if c.String("connect") == xenURI && !c.Bool("e") {
+	if monitored(c) {
 		startMonitor(report.Domid)
 	}
 	return nil

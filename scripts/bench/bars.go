@@ -39,8 +39,12 @@ const (
 
 // checkBars compares what was measured with the bars, the worst first. A bar
 // whose modes were not measured is left out.
-func checkBars(list []summary) []bar {
+func checkBars(list []summary, peaks []Peak) []bar {
 	var bars []bar
+	for _, p := range peaks {
+		name := fmt.Sprintf("peak memory of the %s with a guest of %d GiB, %d MiB of %d", p.Program, largeMiB>>10, p.Bytes>>20, peakMost>>20)
+		bars = append(bars, bar{name, float64(p.Bytes) / peakMost, 1})
+	}
 	add := func(name string, most float64, ours, other *summary, get func(*summary) time.Duration) {
 		if ours != nil && other != nil && get(other) > 0 {
 			bars = append(bars, bar{fmt.Sprintf(name, other.Mode), get(ours).Seconds() / get(other).Seconds(), most})

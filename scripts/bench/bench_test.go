@@ -53,7 +53,7 @@ func TestBars(t *testing.T) {
 		for _, rs := range c.results {
 			all = append(all, rs...)
 		}
-		bars := checkBars(summarize(all))
+		bars := checkBars(summarize(all), nil)
 		if len(bars) == 0 || bars[0].missed() != c.missed {
 			t.Errorf("%s: %v", c.name, bars)
 		}
@@ -64,7 +64,7 @@ func TestWorstBarIsNamedLast(t *testing.T) {
 	all := append(runs("1g", "auto", 2), runs("1g", "qemu-zstd", 1)...)
 	all = append(all, append(runs("10g", "auto", 3), runs("10g", "qemu-zstd", 1)...)...)
 	var out bytes.Buffer
-	if missed := printBars(&out, checkBars(summarize(all))); missed != 2 {
+	if missed := printBars(&out, checkBars(summarize(all), nil)); missed != 2 {
 		t.Errorf("%d bars are missed, want 2", missed)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")

@@ -56,8 +56,8 @@ func startFerry(ctx context.Context, dir, program string, n *network, img *memor
 	}
 	p := &ferryPeer{program: program, net: n, img: img}
 	var err error
-	if p.a, err = startSimHost(ctx, program, n.a, "a", img.mib); err == nil {
-		p.b, err = startSimHost(ctx, program, n.b, "b", img.mib)
+	if p.a, err = startSimHost(ctx, program, n.a, "a", max(img.mib, largeMiB)); err == nil {
+		p.b, err = startSimHost(ctx, program, n.b, "b", max(img.mib, largeMiB))
 	}
 	if err != nil {
 		p.close()
@@ -116,12 +116,7 @@ func (p *ferryPeer) run(ctx context.Context, mode ferryMode, workload string) (r
 	if err != nil {
 		return r, err
 	}
-	defer func() { // wherever the guest is now
-		err = errors.Join(err, destroyGuest(p.a, domid))
-		if arrived, findErr := p.b.Find(ctx, ferryGuest); findErr == nil {
-			err = errors.Join(err, destroyGuest(p.b, arrived.Domid))
-		}
-	}()
+	defer func() { err = errors.Join(err, p.destroyAll(domid)) }()
 	m, err := startMeter(p.net, p.img, p.a.cmd.Process.Pid, p.b.cmd.Process.Pid)
 	if err != nil {
 		return r, err
@@ -134,8 +129,30 @@ func (p *ferryPeer) run(ctx context.Context, mode ferryMode, workload string) (r
 		return r, err
 	}
 	r.CPU, r.HostCPU = cpu, r.CPU
-	r.Total, r.Downtime, r.Phases = report.Total, report.Downtime, report.Phases
+	r.Total, r.Downtime, r.Phases = untilMoved(report), report.Downtime, report.Phases
 	return r, p.verify(ctx)
+}
+
+// untilMoved is how long it took until the source knew that the guest runs at
+// the destination. What then goes on to free its memory at the source does not
+// count: QEMU leaves that to its end, which does not count either.
+func untilMoved(report *xen.Report) time.Duration {
+	total := report.Total
+	for _, p := range report.Phases {
+		if p.Name == "destroy" {
+			total -= p.Time
+		}
+	}
+	return total
+}
+
+// destroyAll ends the guest, wherever it is now.
+func (p *ferryPeer) destroyAll(domid uint32) error {
+	err := destroyGuest(p.a, domid)
+	if arrived, findErr := p.b.Find(context.Background(), ferryGuest); findErr == nil {
+		err = errors.Join(err, destroyGuest(p.b, arrived.Domid))
+	}
+	return err
 }
 
 func destroyGuest(h *simHost, domid uint32) error {
@@ -149,18 +166,24 @@ func destroyGuest(h *simHost, domid uint32) error {
 // migrate runs the command, and returns its report and the CPU seconds of the
 // sender and the receiver, its child.
 func (p *ferryPeer) migrate(ctx context.Context, mode ferryMode) (*xen.Report, time.Duration, error) {
-	receiver := strings.Join(inside(p.net.b, p.program, "-c", "sim:b", "migrate-receive", "--data-address", addressB), " ")
-	argv := inside(p.net.a, p.program, "-c", "sim:a", "migrate", "-s", "", "--json")
-	argv = append(append(argv, mode.flags...), ferryGuest, "exec "+receiver)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd, out, errs := p.command(ctx, mode)
 	if err := cmd.Run(); err != nil {
 		return nil, 0, fmt.Errorf("xenferry migrate: %w: %s", err, strings.TrimSpace(errs.String()))
 	}
-	report, err := lastReport(&out)
+	report, err := lastReport(out)
 	return report, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
+}
+
+// command is the program that moves the guest, with what it will print.
+func (p *ferryPeer) command(ctx context.Context, mode ferryMode) (cmd *exec.Cmd, out, errs *bytes.Buffer) {
+	receiver := strings.Join(inside(p.net.b, p.program, "-c", "sim:b", "migrate-receive", "--data-address", addressB), " ")
+	argv := inside(p.net.a, p.program, "-c", "sim:a", "migrate", "-s", "", "--json")
+	argv = append(append(argv, mode.flags...), ferryGuest, "exec "+receiver)
+	cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	out, errs = &bytes.Buffer{}, &bytes.Buffer{}
+	cmd.Stdout, cmd.Stderr = out, errs
+	return cmd, out, errs
 }
 
 // lastReport finds the report among the events that migrate --json prints.

@@ -24,6 +24,7 @@ type session struct {
 	ferry   *ferryPeer
 	modes   []mode
 	results []Result
+	peaks   []Peak
 	started time.Time
 }
 
@@ -130,7 +131,7 @@ func (s *session) chooseModes() error {
 		}
 	}
 	for _, name := range s.opts.modes {
-		if !slices.Contains(names, name) {
+		if name != peakMode && !slices.Contains(names, name) {
 			return fmt.Errorf("MODES: there is no %s; there are %s", name, strings.Join(names, ", "))
 		}
 	}

@@ -85,6 +85,9 @@ const rowFormat = "| %-18s | %8s | %12s | %12s | %9s | %11s | %8s | %6s |\n"
 // printTable writes one table a link, in Markdown.
 func printTable(out io.Writer, list []summary, links []link) {
 	for _, l := range links {
+		if !slices.ContainsFunc(list, func(s summary) bool { return s.Link == l.Name }) {
+			continue
+		}
 		peer := best(list, l.Name, isQEMU)
 		fmt.Fprintf(out, "\n%s, idle guest\n\n", l.Text)
 		fmt.Fprintf(out, rowFormat, "mode", "total s", "least-most", "to best QEMU", "outside s", "downtime ms", "wire MB", "CPU s")
@@ -121,16 +124,17 @@ type document struct {
 	Medians  []summary `json:"medians"`
 	Bars     []bar     `json:"bars"`
 	Measured []Result  `json:"measured"`
+	Peaks    []Peak    `json:"peaks,omitempty"`
 }
 
 // publish prints the tables and the bars, and writes the JSON file.
 func (s *session) publish(out io.Writer) error {
 	list := summarize(s.results)
-	bars := checkBars(list)
+	bars := checkBars(list, s.peaks)
 	printTable(out, list, s.opts.links)
 	doc := document{
 		Started: s.started, Took: time.Since(s.started).Seconds(), Machine: machine(), Cores: runtime.NumCPU(),
-		Go: runtime.Version(), Image: s.img.made.String(), MiB: s.opts.mib, Medians: list, Bars: bars, Measured: s.results,
+		Go: runtime.Version(), Image: s.img.made.String(), MiB: s.opts.mib, Medians: list, Bars: bars, Measured: s.results, Peaks: s.peaks,
 	}
 	text, err := json.MarshalIndent(doc, "", " ")
 	if err != nil {

@@ -152,8 +152,13 @@ func copyAll(ctx context.Context, d xen.Domain, in xen.Incoming, skip map[uint64
 		if err := in.Map(to); err != nil {
 			return err
 		}
-		if !skip[pfn] {
+		if skip[pfn] {
+			clear(to.Pages[0])
+		} else {
 			copy(to.Pages[0], from.Pages[0])
+		}
+		if err := in.Unmap(to); err != nil {
+			return err
 		}
 	}
 	final, err := d.FinalState(ctx)

@@ -164,10 +164,14 @@ func (d *domain) Rename(ctx context.Context, name string) error {
 	if err != nil || info.Name == name {
 		return err
 	}
-	if err := d.h.nameFree(ctx, name); err != nil {
-		return err
+	err = d.h.ctx.rename(d.domid, info.Name, name)
+	if err != nil {
+		// Only now: to look at all names would cost downtime.
+		if taken := d.h.nameFree(ctx, name); errors.Is(taken, xen.ErrNameTaken) {
+			return taken
+		}
 	}
-	return d.h.ctx.rename(d.domid, info.Name, name)
+	return err
 }
 
 func (d *domain) Destroy(context.Context) error {

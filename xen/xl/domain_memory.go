@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/xenferry/xenferry/xen"
@@ -126,8 +125,8 @@ func (d *domain) Map(b *xen.Batch) error {
 		b.Mapping = bm
 	}
 	b.Grow()
-	if top := slices.Max(b.PFNs); top >= d.pages {
-		return fmt.Errorf("domain %d: map: pfn %#x is beyond its %#x pages", d.domid, top, d.pages)
+	if n := len(b.PFNs); n > 0 && b.PFNs[n-1] >= d.pages {
+		return fmt.Errorf("domain %d: map: pfn %#x is beyond its %#x pages", d.domid, b.PFNs[n-1], d.pages)
 	}
 	for attempt := 1; ; attempt++ {
 		if err := xenctrl.PageTypes(d.h.xc, d.domid, b.PFNs, b.Types); err != nil {

@@ -79,12 +79,6 @@ func (c *libxl) info(domid uint32) (xen.DomainInfo, error) {
 	return c.describe(&di), nil
 }
 
-// domainType tells what kind of guest the domain is.
-func (c *libxl) domainType(domid uint32) (xen.GuestType, error) {
-	di, err := c.info(domid)
-	return di.Type, err
-}
-
 // list describes all domains, by domid.
 func (c *libxl) list() ([]xen.DomainInfo, error) {
 	if err := c.enter(); err != nil {

@@ -1,0 +1,60 @@
+package xen
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/xenferry/xenferry/fallback"
+)
+
+// What a migration and a live save have in common.
+
+// copyLive runs rounds while the guest runs. round deals with the pages in
+// dirty, end takes its figures and tells whether that was enough. The pages
+// that the last CleanDirty found are left in dirty.
+func copyLive(ctx context.Context, dom Domain, dirty Bitmap, round func(context.Context) (RoundStats, error), end func(RoundStats) (enough bool)) error {
+	for {
+		stats, err := round(ctx)
+		if err != nil {
+			return err
+		}
+		found, err := dom.CleanDirty(ctx, dirty, false)
+		if err != nil {
+			return err
+		}
+		stats.Dirty = found.Dirty
+		if end(stats) {
+			return nil
+		}
+	}
+}
+
+// addLast adds to dirty what the guest, now suspended, has written since the
+// last live round, which is the last of rounds.
+func addLast(ctx context.Context, dom Domain, dirty Bitmap, rounds []RoundStats) error {
+	late := NewBitmap(dom.Pages())
+	found, err := dom.CleanDirty(ctx, late, true)
+	if err != nil {
+		return err
+	}
+	rounds[len(rounds)-1].Dirty += found.Dirty
+	for i, word := range late {
+		dirty[i] |= word
+	}
+	return nil
+}
+
+// stopGuest suspends the guest, and returns when it was known to have stopped. The
+// caller takes the step that says so.
+func (p *protected) stopGuest(ctx context.Context, dom Domain, limit time.Duration) (stopped time.Time, err error) {
+	if _, err := p.step(fallback.EventAsked, nil); err != nil {
+		return stopped, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w within %s", ErrSuspendRefused, limit))
+	defer cancel()
+	if err := dom.Suspend(ctx); err != nil {
+		return stopped, err
+	}
+	return time.Now(), nil
+}
