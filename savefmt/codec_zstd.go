@@ -8,12 +8,16 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// zstdWindow is how far back a page may refer: across the blocks of its
-// connection. Both ends keep that much.
-const zstdWindow = 4 << 20
+// The zstd codec sends one Zstandard frame that never ends, and flushes it
+// after each block of pages. There are two who do so, and read each other: the
+// one in this file is in every build. The one in libzstd is in C and takes its
+// place where the build has it (zstd_c.go, zstd_go.go).
 
-// zstdEncoder writes one Zstandard frame that never ends, and flushes it after
-// each block of pages.
+// zstdWindowLog says how far back a page may refer: 4 MiB, across the blocks of
+// its connection. Both ends keep that much.
+const zstdWindowLog = 22
+
+// zstdEncoder is the encoder in Go.
 type zstdEncoder struct {
 	enc *zstd.Encoder
 	out appendWriter
@@ -27,13 +31,13 @@ func (w *appendWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// newZstdEncoder maps zstd's levels to the four that the library has: 1-2,
+// newGoZstdEncoder maps zstd's levels to the four that the library has: 1-2,
 // 3-5, 6-9 and 10-22.
-func newZstdEncoder(level int) (Encoder, error) {
+func newGoZstdEncoder(level int) (Encoder, error) {
 	e := &zstdEncoder{}
 	var err error
 	e.enc, err = zstd.NewWriter(&e.out, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(zstdWindow))
+		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<zstdWindowLog))
 	if err != nil {
 		return nil, fmt.Errorf("zstd level %d: %w", level, err)
 	}
@@ -55,7 +59,7 @@ func (e *zstdEncoder) Encode(dst, src []byte) ([]byte, error) {
 	return e.out.b, nil
 }
 
-// zstdDecoder reads what a zstdEncoder writes, a block of pages at a time.
+// zstdDecoder is the decoder in Go.
 type zstdDecoder struct {
 	dec   *zstd.Decoder
 	in    blockReader
@@ -68,9 +72,9 @@ type blockReader struct{ r bytes.Reader }
 
 func (b *blockReader) Read(p []byte) (int, error) { return b.r.Read(p) }
 
-func newZstdDecoder() (Decoder, error) {
+func newGoZstdDecoder() (Decoder, error) {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(zstdWindow), zstd.IgnoreChecksum(true))
+		zstd.WithDecoderMaxWindow(1<<zstdWindowLog), zstd.IgnoreChecksum(true))
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}

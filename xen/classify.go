@@ -56,7 +56,7 @@ func (l *lane) copyOut(j *job, h *savefmt.Header) {
 		entry, stable := savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), l.scratch[at:]
 		sum := savefmt.Checksum(stable)
 		if h.Flags&savefmt.FlagVerify == 0 && !l.copies.full() {
-			if source, ok := l.s.dedup.find(stable, pfn); ok {
+			if source, ok := l.s.dedup.find(stable, sum, pfn); ok {
 				l.copies.add(savefmt.Copy{Entry: entry, Source: source, Sum: sum})
 				l.scratch = l.scratch[:at]
 				continue

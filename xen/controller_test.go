@@ -199,3 +199,21 @@ func TestHostLoad(t *testing.T) {
 		now = now.Add(loadWindow)
 	}
 }
+
+// TestTrust: a method that was tried in vain is trusted to be so for longer
+// each time.
+func TestTrust(t *testing.T) {
+	r := laneRate{last: time.Unix(1000, 0)}
+	for _, want := range []time.Duration{rateStale, 2 * rateStale, 4 * rateStale} {
+		if r.stale(r.last.Add(want)) || !r.stale(r.last.Add(want+1)) {
+			t.Errorf("trusted for something else than %v", want)
+		}
+		r.left()
+	}
+	for range 10 {
+		r.left()
+	}
+	if !r.stale(r.last.Add(rateStalest + 1)) {
+		t.Error("trusted for ever")
+	}
+}

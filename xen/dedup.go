@@ -11,25 +11,28 @@ import (
 // maxDedupSlots bounds the table of a sender: 24 MiB.
 const maxDedupSlots = 1 << 20
 
-// dedup remembers which pages a round has sent, by 128 bits of a keyed hash of
-// their contents. All lanes use it at once and nobody locks: a slot holds one
-// page, a later one displaces it, and a slot that is read while another lane
-// writes it does not match.
+// dedup remembers which pages a round has sent, by 64 bits of a keyed hash of
+// their contents and the 32 of their checksum. A page is compared with one
+// other at most, so pages that differ are taken for the same once in 2^96, and
+// once in 2^64 by a guest that makes pages of one checksum: it cannot know the
+// key. All lanes use it at once and nobody locks: a slot holds one page, a
+// later one displaces it, and a slot that is read while another lane writes it
+// does not match.
 type dedup struct {
 	slots []dedupSlot
-	seeds [2]maphash.Seed
+	seed  maphash.Seed
 	round uint64
 }
 
-// dedupSlot is a page. The hashes are stored mixed with pfn, so that parts of
-// two pages are not taken for one.
-type dedupSlot struct{ a, b, pfn atomic.Uint64 }
+// dedupSlot is a page. Hash and checksum are stored mixed with pfn, so that
+// parts of two pages are not taken for one.
+type dedupSlot struct{ hash, sum, pfn atomic.Uint64 }
 
 func newDedup(pages uint64) *dedup {
 	n := min(max(pages, 2), maxDedupSlots)
 	return &dedup{
 		slots: make([]dedupSlot, 1<<bits.Len64(n-1)),
-		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		seed:  maphash.MakeSeed(),
 	}
 }
 
@@ -37,18 +40,18 @@ func newDedup(pages uint64) *dedup {
 func (d *dedup) begin(round int) { d.round = uint64(round) * 0x9E3779B97F4A7C15 }
 
 // find returns the pfn of a page with the same contents that travels in this
-// round. If there is none, this one is remembered, and must be sent as data
-// from the copy that was given.
-func (d *dedup) find(page []byte, pfn uint64) (uint64, bool) {
-	a := maphash.Bytes(d.seeds[0], page) ^ d.round
-	b := maphash.Bytes(d.seeds[1], page) ^ d.round
-	slot := &d.slots[a&uint64(len(d.slots)-1)]
+// round. If there is none, this one, whose checksum is sum, is remembered, and
+// must be sent as data from the copy that was given.
+func (d *dedup) find(page []byte, sum uint32, pfn uint64) (uint64, bool) {
+	hash := maphash.Bytes(d.seed, page) ^ d.round
+	wide := uint64(sum) ^ d.round
+	slot := &d.slots[hash&uint64(len(d.slots)-1)]
 	other := slot.pfn.Load()
-	if slot.a.Load()^other == a && slot.b.Load()^bits.ReverseBytes64(other) == b && other != pfn {
+	if slot.hash.Load()^other == hash && slot.sum.Load()^bits.ReverseBytes64(other) == wide && other != pfn {
 		return other, true
 	}
-	slot.a.Store(a ^ pfn)
-	slot.b.Store(b ^ bits.ReverseBytes64(pfn))
+	slot.hash.Store(hash ^ pfn)
+	slot.sum.Store(wide ^ bits.ReverseBytes64(pfn))
 	slot.pfn.Store(pfn)
 	return 0, false
 }

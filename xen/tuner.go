@@ -29,7 +29,15 @@ type tuner struct {
 type laneRate struct {
 	speed, ratio average
 	last         time.Time
+	trust        time.Duration // how long it is trusted after that; 0 is rateStale
 }
+
+// stale tells whether too much may have changed since it was measured.
+func (r *laneRate) stale(now time.Time) bool { return now.Sub(r.last) > max(r.trust, rateStale) }
+
+// left notes that another method was found better: each time it is longer
+// until this one is tried again.
+func (r *laneRate) left() { r.trust = min(2*max(r.trust, rateStale), rateStalest) }
 
 // average forgets: a sample of weight w counts w/memory of the whole.
 type average struct{ value, seen float64 }
@@ -44,11 +52,13 @@ func (a *average) add(v, w, memory float64) {
 // rateMemory is over how many bytes of pages a method's figures are averaged.
 const rateMemory = 16 << 20
 
-// rateStale is how long an unused method's figures are trusted, rateLeast how
-// many bytes of pages they need to be trusted at all.
+// rateStale is how long an unused method's figures are trusted at first,
+// rateStalest how long at most, rateLeast how many bytes of pages they need to
+// be trusted at all.
 const (
-	rateStale = time.Second
-	rateLeast = 6 << 20
+	rateStale   = time.Second
+	rateStalest = time.Minute
+	rateLeast   = 6 << 20
 )
 
 func newTuner(c Compression, lanes int) *tuner {
@@ -93,8 +103,8 @@ func (t *tuner) prepared(method, raw, encoded int, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r, w, now := &t.rates[method], float64(raw), time.Now()
-	if now.Sub(r.last) > rateStale {
-		*r = laneRate{}
+	if r.stale(now) {
+		*r = laneRate{trust: r.trust}
 	}
 	r.speed.add(w/took.Seconds(), w, rateMemory)
 	r.ratio.add(w/float64(encoded), w, rateMemory)
@@ -112,7 +122,7 @@ func (t *tuner) decide(now time.Time, p *plan) {
 		rates = append(rates, methodRate{
 			speed: r.speed.value * float64(t.lanes), ratio: r.ratio.value,
 			link:     min(t.link.speed(m, now), t.cap()),
-			measured: r.speed.seen >= rateLeast && now.Sub(r.last) < rateStale,
+			measured: r.speed.seen >= rateLeast && !r.stale(now),
 		})
 		if m == t.current {
 			current = i
@@ -120,6 +130,7 @@ func (t *tuner) decide(now time.Time, p *plan) {
 	}
 	complete(methods, t.lanes, rates)
 	if best := bestMethod(rates, current, t.load.busy(now)); best != current {
+		t.rates[t.current].left()
 		t.current, t.link.mixed = p.methods[best], true
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/xenferry/xenferry/savefmt"
 	"github.com/xenferry/xenferry/xen"
 	"github.com/xenferry/xenferry/xen/xl"
 )
@@ -32,15 +33,16 @@ type versionInfo struct {
 	ProtocolMax int    `json:"protocol_max"`
 	Xen         string `json:"xen"` // the Xen release it was built for; empty: simulated hosts only
 	Go          string `json:"go"`
+	Zstd        string `json:"zstd"` // what codes Zstandard: libzstd with its version, or "zstd in Go"
 }
 
 func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "version",
-		Usage: "print the version, the protocol versions and the Xen release that it was built for",
+		Usage: "print the version, the protocol versions, the Xen release that it was built for, and what does its zstd",
 		Flags: []cli.Flag{jsonFlag},
 		Action: func(c *cli.Context) error {
-			v := versionInfo{version(), xen.ProtocolMin, xen.ProtocolMax, xl.BuiltFor(), runtime.Version()}
+			v := versionInfo{version(), xen.ProtocolMin, xen.ProtocolMax, xl.BuiltFor(), runtime.Version(), savefmt.ZstdLibrary()}
 			if c.Bool(jsonFlag.Name) {
 				return json.NewEncoder(c.App.Writer).Encode(v)
 			}
@@ -48,8 +50,8 @@ func versionCommand() *cli.Command {
 			if v.Xen != "" {
 				built = "built for Xen " + v.Xen
 			}
-			_, err := fmt.Fprintf(c.App.Writer, "xenferry %s, protocol %d to %d, %s, %s\n",
-				v.Version, v.ProtocolMin, v.ProtocolMax, built, v.Go)
+			_, err := fmt.Fprintf(c.App.Writer, "xenferry %s, protocol %d to %d, %s, %s, %s\n",
+				v.Version, v.ProtocolMin, v.ProtocolMax, built, v.Zstd, v.Go)
 			return err
 		},
 	}

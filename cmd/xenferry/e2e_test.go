@@ -471,7 +471,7 @@ func TestListAndVersion(t *testing.T) {
 	}
 	code, out, _ = l.xenferry("version", "--json")
 	var v versionInfo
-	if err := json.Unmarshal([]byte(out), &v); err != nil || code != exitOK || v.ProtocolMax != xen.ProtocolMax {
+	if err := json.Unmarshal([]byte(out), &v); err != nil || code != exitOK || v.ProtocolMax != xen.ProtocolMax || v.Zstd == "" {
 		t.Errorf("exit %d, %v: %s", code, err, out)
 	}
 }

@@ -1,0 +1,110 @@
+//go:build libzstd && cgo
+
+package libzstd
+
+/*
+#cgo pkg-config: libzstd
+#cgo noescape compress_block
+#cgo nocallback compress_block
+#include "shim.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"unsafe"
+)
+
+// Version returns that of the library in use, such as "1.5.4".
+func Version() string { return C.GoString(C.ZSTD_versionString()) }
+
+// Encoder writes one frame that never ends.
+type Encoder struct{ ctx *C.ZSTD_CCtx }
+
+// fastMinMatch is the shortest match that level 1 looks for. The library's own
+// choice, 7, suits text; memory is full of words of 8 bytes whose upper half
+// repeats. Measured on the benchmark's image: 1.3 % smaller, in the same time.
+const fastMinMatch = 5
+
+// tableLog bounds the tables of the levels from boundLevel on: 2^20 entries
+// each. Unbounded, level 22 takes 660 MiB for a connection, and with a window
+// of 4 MiB its output is 0.3 % smaller for that.
+const (
+	tableLog   = 20
+	boundLevel = 8
+)
+
+// NewEncoder returns an encoder of a level from 1 to 22 whose matches reach
+// back up to 1<<windowLog bytes.
+func NewEncoder(level, windowLog int) (*Encoder, error) {
+	ctx := C.ZSTD_createCCtx()
+	if ctx == nil {
+		return nil, errors.New("zstd: no memory for an encoder")
+	}
+	e := &Encoder{ctx}
+	runtime.AddCleanup(e, func(ctx *C.ZSTD_CCtx) { C.ZSTD_freeCCtx(ctx) }, ctx)
+	type param struct {
+		name  C.ZSTD_cParameter
+		value int
+	}
+	params := []param{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}}
+	switch {
+	case level == 1:
+		params = append(params, param{C.ZSTD_c_minMatch, fastMinMatch})
+	case level >= boundLevel:
+		params = append(params, param{C.ZSTD_c_hashLog, tableLog}, param{C.ZSTD_c_chainLog, tableLog})
+	}
+	for _, p := range params {
+		if err := failure(C.ZSTD_CCtx_setParameter(e.ctx, p.name, C.int(p.value))); err != nil {
+			return nil, fmt.Errorf("zstd level %d, window of 2^%d bytes: %w", level, windowLog, err)
+		}
+	}
+	return e, nil
+}
+
+// Reset lets the next block begin a new frame.
+func (e *Encoder) Reset() {
+	C.ZSTD_CCtx_reset(e.ctx, C.ZSTD_reset_session_only)
+	runtime.KeepAlive(e)
+}
+
+// Encode appends src, encoded, to dst. It allocates nothing where dst has room
+// for what the library says that src becomes at worst. After an error the
+// encoder needs a Reset.
+func (e *Encoder) Encode(dst, src []byte) ([]byte, error) {
+	if len(src) == 0 {
+		return dst, nil
+	}
+	n := len(dst)
+	dst = slices.Grow(dst, bound(len(src)))
+	room := dst[n:cap(dst)]
+	s := C.compress_block(e.ctx, unsafe.Pointer(&room[0]), C.size_t(len(room)), unsafe.Pointer(&src[0]), C.size_t(len(src)))
+	runtime.KeepAlive(e)
+	if err := failure(s.code); err != nil {
+		return dst[:n], fmt.Errorf("zstd: %w", err)
+	}
+	if s.code != 0 || int(s.used) != len(src) {
+		return dst[:n], fmt.Errorf("zstd: %d bytes have no room in %d", len(src), len(room))
+	}
+	return dst[:n+int(s.made)], nil
+}
+
+// memory is what the library has taken for it so far, in bytes. It is for
+// tests, which may not use cgo.
+func (e *Encoder) memory() int { return int(C.ZSTD_sizeof_CCtx(e.ctx)) }
+
+// bound is how many bytes n become at worst. The library's figure is for whole
+// frames; 64 more are for the beginning of a frame and for blocks that are cut
+// where the library's buffer ends.
+func bound(n int) int { return int(C.ZSTD_compressBound(C.size_t(n))) + 64 }
+
+// failure returns the error that a result of libzstd stands for, or nil.
+func failure(code C.size_t) error {
+	if C.ZSTD_isError(code) == 0 {
+		return nil
+	}
+	return errors.New(C.GoString(C.ZSTD_getErrorName(code)))
+}

@@ -1,0 +1,37 @@
+/* Calls of libzstd with plain arguments: cgo may pass Go memory to C by an
+ * argument, but not inside a structure, where ZSTD_inBuffer would have it. */
+#include <zstd.h>
+
+/* What became of one step. */
+struct step {
+    size_t used; /* bytes of the input */
+    size_t made; /* bytes of the output */
+    size_t code; /* what libzstd returned */
+};
+
+static struct step compress_block(ZSTD_CCtx *ctx, void *dst, size_t room, const void *src, size_t len)
+{
+    ZSTD_outBuffer out = {dst, room, 0};
+    ZSTD_inBuffer in = {src, len, 0};
+    size_t code;
+
+    do
+        code = ZSTD_compressStream2(ctx, &out, &in, ZSTD_e_flush);
+    while (!ZSTD_isError(code) && code != 0 && out.pos < out.size);
+    return (struct step){in.pos, out.pos, code};
+}
+
+/* Ends early where the output is full, the input is used up, or the frame ends. */
+static struct step decompress_some(ZSTD_DCtx *ctx, void *dst, size_t room, const void *src, size_t len)
+{
+    ZSTD_outBuffer out = {dst, room, 0};
+    ZSTD_inBuffer in = {src, len, 0};
+    size_t code, used, made;
+
+    do {
+        used = in.pos;
+        made = out.pos;
+        code = ZSTD_decompressStream(ctx, &out, &in);
+    } while (!ZSTD_isError(code) && code != 0 && out.pos < out.size && (in.pos > used || out.pos > made));
+    return (struct step){in.pos, out.pos, code};
+}
