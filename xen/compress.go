@@ -42,5 +42,4 @@ var autoMethods = []savefmt.Method{
 	{Codec: savefmt.CodecRaw},
 	{Codec: savefmt.CodecS2},
 	{Codec: savefmt.CodecZstd, Level: 1},
-	{Codec: savefmt.CodecZstd, Level: 3},
 }

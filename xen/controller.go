@@ -7,7 +7,9 @@ import (
 )
 
 // The controller chooses how pages are encoded. All of it is pure: what was
-// measured goes in, a method comes out.
+// measured goes in, a method comes out. What it chooses is the best of all for
+// this link and these cores; from there each batch may go one step to either
+// side (see shift), so that neither waits for the other.
 //
 // With method m the guest moves at
 //
@@ -36,19 +38,7 @@ var priors = map[savefmt.Codec]methodRate{
 	savefmt.CodecZlib: {speed: 170e6, ratio: 2.8},
 }
 
-// strongZstd are zstd's figures from level 3 on, relative to those of level 1.
-const (
-	strongZstdSpeed = 0.8
-	strongZstdRatio = 1.07
-)
-
-func prior(m savefmt.Method) methodRate {
-	p := priors[m.Codec]
-	if m.Codec == savefmt.CodecZstd && m.Level >= 3 {
-		p.speed, p.ratio = p.speed*strongZstdSpeed, p.ratio*strongZstdRatio
-	}
-	return p
-}
+func prior(m savefmt.Method) methodRate { return priors[m.Codec] }
 
 // complete derives the methods that are not measured from those that are: if
 // one compresses this guest better than expected, so will its neighbour. Raw
@@ -129,6 +119,31 @@ func bestMethod(rates []methodRate, current int, busy bool) int {
 		return 0
 	}
 	return best
+}
+
+// backlog is what a lane has ready for the link when it begins a batch.
+type backlog int
+
+const (
+	backlogNone   backlog = iota // the link is about to have nothing to do
+	backlogSome                  // it has enough for now
+	backlogQueued                // a batch waits: the link is the slower one
+)
+
+// shift returns the method for a lane's next batch, where chosen of n methods
+// (from the fastest to the strongest) is the best for all: while the link is
+// the slower one there is time for a stronger one, and if it starves a faster
+// one helps. Pages that go as they are mean that the link is not to be waited
+// for: that stays.
+func shift(chosen, n int, b backlog) int {
+	switch {
+	case chosen == 0:
+	case b == backlogQueued:
+		return min(chosen+1, n-1)
+	case b == backlogNone:
+		return chosen - 1
+	}
+	return chosen
 }
 
 // locality is the memory of a lane: pages that do not compress have neighbours

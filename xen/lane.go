@@ -117,6 +117,21 @@ func (l *lane) othersFree() bool {
 	return true
 }
 
+// starving is how many bytes on their way are too few to keep a link busy while
+// a batch is encoded.
+const starving = 256 << 10
+
+// backlog tells what there is to be written when this goroutine has taken a job.
+func (l *lane) backlog() backlog {
+	switch {
+	case len(l.free) < jobsPerLane-1:
+		return backlogQueued
+	case l.out.unsent() < starving:
+		return backlogNone
+	}
+	return backlogSome
+}
+
 // prepare makes frames of a job's batch, and returns how many pages are in
 // them or on the list of copies.
 func (l *lane) prepare(j *job, round uint32, flags uint16) (int, error) {
@@ -126,7 +141,7 @@ func (l *lane) prepare(j *job, round uint32, flags uint16) (int, error) {
 	}
 	j.mapped = true
 	h := savefmt.Header{Type: savefmt.FramePages, Flags: flags, Round: round}
-	method := l.s.tuner.choose(&l.local, PageSize*len(j.batch.PFNs))
+	method := l.s.tuner.choose(l, PageSize*len(j.batch.PFNs))
 	copies := l.copies.total
 	if l.s.tuner.methods.at(method).Codec == savefmt.CodecRaw {
 		j.data = j.classify(round) * PageSize

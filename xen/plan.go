@@ -1,6 +1,7 @@
 package xen
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -79,11 +80,8 @@ func newPlan(l *methodList, c Compression) *plan {
 
 func (p *plan) last() int { return p.methods[len(p.methods)-1] }
 
-func (p *plan) has(method int) bool {
-	for _, m := range p.methods {
-		if m == method {
-			return true
-		}
-	}
-	return false
-}
+func (p *plan) has(method int) bool { return slices.Contains(p.methods, method) }
+
+// position returns where a method stands in the plan: as raw, if it is none of
+// it any more.
+func (p *plan) position(method int) int { return max(slices.Index(p.methods, method), 0) }

@@ -82,17 +82,21 @@ func (t *tuner) set(c Compression) error {
 }
 
 // choose returns the index of the method for a lane's next batch of n bytes.
-func (t *tuner) choose(local *locality, n int) int {
+func (t *tuner) choose(l *lane, n int) int {
 	p := t.plan.Load()
-	if len(p.methods) == 1 || local.skip(n) {
+	if len(p.methods) == 1 || l.local.skip(n) {
 		return 0
 	}
 	if p.fixed {
 		return p.last()
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.current
+	current := t.current
+	t.mu.Unlock()
+	if current == 0 {
+		return 0
+	}
+	return p.methods[shift(p.position(current), len(p.methods), l.backlog())]
 }
 
 // prepared notes that a lane made raw bytes of pages into encoded ones.
