@@ -24,9 +24,9 @@ import (
 // an owner that is late with an answer finds that the number is no longer its
 // own. The sums of request and answer hold the number.
 //
-// Only one asker at a time: it holds a lock of the page's file (flock(2)), which the
-// kernel takes back when a process ends. A semaphore in its place would stay
-// locked, or would have to guess.
+// Only one asker at a time: it holds a lock of the page's file (flock(2)),
+// which the kernel takes back when a process ends. A semaphore in its place
+// would stay locked, or would have to guess.
 type Desk struct {
 	page *Page
 }
