@@ -90,7 +90,7 @@ const (
 // only because the ends get too little of the cores, and compressing leaves
 // them less.
 const (
-	gainToCompressBusy = 1.6
+	gainToCompressBusy = 2
 	gainToStayBusy     = 1.4
 )
 
