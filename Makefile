@@ -64,9 +64,9 @@ ifneq ($(TAGS),)
 endif
 	@if command -v shellcheck >/dev/null; then shellcheck $$(git ls-files '*.sh'); else echo "shellcheck is not installed: scripts not checked"; fi
 
-bench-peers: build ## xenferry and QEMU 10 side by side on shaped links (root; about 20 minutes)
-	$(GO) build -o build/bench ./scripts/bench
-	tree=$$(scripts/bench/qemu.sh) && build/bench -qemu "$$tree" -xenferry ./xenferry -out build/bench-peers.json
+bench-peers: ## xenferry and QEMU 10 side by side on shaped links (root; about 20 minutes)
+	tree=$$(scripts/bench/qemu.sh) && $(MAKE) build && $(GO) build -o build/bench ./scripts/bench && \
+	  build/bench -qemu "$$tree" -xenferry ./xenferry -out build/bench-peers.json
 
 lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; about 50 minutes)
 	scripts/lab/test.sh
