@@ -335,6 +335,10 @@ func (h *host) ensureGone(domid uint32, uuid [16]byte) error {
 	if err == nil {
 		return nil
 	}
+	// Its save helper may have been at the same work.
+	if _, gone := h.xc.Domain(domid); errors.Is(gone, unix.ESRCH) {
+		return nil
+	}
 	// libxl destroys the domain itself from a child process, which a host that
 	// has run out of memory may not be able to make. This needs nothing new.
 	if xerr := h.xc.Destroy(domid); xerr != nil {
