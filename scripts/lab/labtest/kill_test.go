@@ -223,7 +223,7 @@ func (k *killTest) strike(phase string, f *fault) *strike {
 	}
 	if f.name == killQEMU && phase == suspended {
 		// As soon as it is there: before READY.
-		s.blow = blow{command: fmt.Sprintf("until %s; do sleep 0.2; done", kill("KILL", qemus))}
+		s.blow = blow{command: fmt.Sprintf("until %s; do sleep 0.2; done && date +struck:%%s.%%N", kill("KILL", qemus))}
 	}
 	if phase == copying {
 		s.delay = time.Second // from the new domain into the first round

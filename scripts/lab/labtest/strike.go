@@ -89,10 +89,11 @@ var struckLine = regexp.MustCompile(`struck:(\d+)\.(\d+)`)
 func (s *strike) when(t testing.TB) time.Time {
 	t.Helper()
 	log := s.on.Must(t, "cat "+strikeLog)
-	m := struckLine.FindStringSubmatch(log)
-	if m == nil || strings.Contains(log, "missed") {
+	all := struckLine.FindAllStringSubmatch(log, -1)
+	if all == nil || strings.Contains(log, "missed") {
 		t.Fatalf("the strike on %s has not come, or found nothing: %s", s.on.Name, log)
 	}
+	m := all[len(all)-1] // a blow that has to wait for its prey says itself when it came
 	sec, _ := strconv.ParseInt(m[1], 10, 64)
 	nsec, _ := strconv.ParseInt(m[2], 10, 64)
 	return time.Unix(sec, nsec)
@@ -104,14 +105,13 @@ type Away struct {
 	Until time.Duration // from the moment until that ended
 }
 
-// stopped is the silence from which on a guest counts as having been stopped:
-// emulated hosts are busy.
+// stopped is the silence that no busy emulated host makes by itself.
 const stopped = 500 * time.Millisecond
 
 // String says when the guest ran again.
 func (a Away) String() string {
 	if a.Gap < stopped {
-		return "never stopped"
+		return fmt.Sprintf("under %.1f s", stopped.Seconds())
 	}
 	return fmt.Sprintf("%.2f s", a.Until.Seconds())
 }
