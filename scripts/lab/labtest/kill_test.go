@@ -17,14 +17,6 @@ import (
 	"github.com/xenferry/xenferry/xen"
 )
 
-// Patterns of the programs on the hosts, for pkill -f.
-const (
-	senders   = "'^xenferry migrate '"
-	receivers = "'^xenferry( .*)? migrate-receive'"
-	guardians = "'xenferry .* guardian '"
-	qemus     = "'qemu-system.*--incoming'"
-)
-
 // cutFor is how long the link between the hosts is cut: longer than the silence
 // after which either end gives the other up.
 const (
@@ -238,7 +230,7 @@ func (k *killTest) strike(phase string, f *fault) *strike {
 func (k *killTest) survive(t *testing.T, phase string, f *fault, r *row) {
 	g, from := k.g, k.at
 	before := g.WaitBeat(t, from, CheckLimit, "before", func(xfg.Beat) bool { return true })
-	options := fmt.Sprintf("--data plain --silence-timeout %s", silence)
+	options := fmt.Sprintf("--data plain --compress off --connections 1 --silence-timeout %s", silence)
 	program := "ssh"
 	var s *strike
 	if f.spoil != "" {

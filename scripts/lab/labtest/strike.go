@@ -11,6 +11,13 @@ import (
 	"time"
 )
 
+// Patterns of the programs on the hosts, for pkill -f.
+const (
+	senders   = "'^xenferry migrate '"
+	receivers = "'^xenferry( .*)? migrate-receive'"
+	qemus     = "'qemu-system.*--incoming'" // that wait for a guest
+)
+
 // strike is something done to a host at a known moment: when a file on a host
 // says a text. It is done before the program that wrote the text goes on if
 // both are on one host, and some milliseconds later if not.

@@ -30,7 +30,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 3 || args[0] != "wire" && args[0] != "cpu" && args[0] != "qemu" {
-		return errors.New("usage: spoil wire|cpu|qemu [SSH-OPTION...] HOST COMMAND...")
+		return errors.New("usage: spoil wire|cpu|qemu [SSH-OPTION...] HOST COMMAND [ARGUMENT...]")
 	}
 	ssh := exec.Command("ssh", args[1:]...)
 	ssh.Stdout, ssh.Stderr = os.Stdout, os.Stderr
