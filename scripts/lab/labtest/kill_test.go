@@ -334,11 +334,14 @@ func printKills(rows []*row) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "guest\tphase\tfault\truns on\tagain after\tsender's word\tchecker clean\txl save")
 	for _, r := range rows {
-		if r.why != "" {
+		switch {
+		case r.why != "":
 			fmt.Fprintf(w, "%s\t%s\t%s\tdoes not apply: %s\n", r.kind, r.phase, r.fault, r.why)
-			continue
+		case r.runs == "":
+			fmt.Fprintf(w, "%s\t%s\t%s\tnot tried, or nowhere\n", r.kind, r.phase, r.fault)
+		default:
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.kind, r.phase, r.fault, r.runs, r.again(), r.told, r.clean, r.saved)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.kind, r.phase, r.fault, r.runs, r.again(), r.told, r.clean, r.saved)
 	}
 	w.Flush()
 }

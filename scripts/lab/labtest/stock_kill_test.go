@@ -70,7 +70,7 @@ func (g *Guest) strikeStock(t *testing.T, text string, f *fault) string {
 	l.A.Must(t, fmt.Sprintf("for i in $(seq 60); do grep -q struck %s && break; grep -q ended %s && break; sleep 1; done", strikeLog, stockLog))
 	time.Sleep(stockPatience)
 	s.when(t)
-	out := l.A.Must(t, fmt.Sprintf("grep -v '^libxl\\|^xc' %s | grep -av '^ended' | tail -n 1; grep -q ended %[1]s || echo '(xl has not ended)'", stockLog))
+	out := l.A.Must(t, fmt.Sprintf("grep -a '^[mM]igration ' %s | tail -n 1; grep -q ended %[1]s || echo '(xl has not ended)'", stockLog))
 	l.A.Must(t, kill("KILL", "'^xl .*migrate '")+"; true")
 	return strings.Join(strings.Fields(out), " ")
 }
