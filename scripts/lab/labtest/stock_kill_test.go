@@ -29,7 +29,7 @@ var stockFaults = []fault{
 }
 
 // stockPatience is how long after the blow the hosts are looked at.
-const stockPatience = 25 * time.Second
+const stockPatience = 20 * time.Second
 
 // TestKillsStock strikes at migrations with stock xl, as TestKills does at ours,
 // and prints what is left of the guest on each host. It shows what the lab's
@@ -43,7 +43,7 @@ func TestKillsStock(t *testing.T) {
 	var g *Guest
 	for _, m := range stockMoments {
 		for _, f := range stockFaults {
-			if g == nil || l.states(t, l.A) != "runs" {
+			if g == nil || l.states(t, l.A) != "runs" || l.states(t, l.B) != "nothing" {
 				l.DestroyGuests(t)
 				g = l.CreateGuest(t, l.A, "cut", GuestOptions{MemoryMB: 128, NoDisk: true, Args: []string{"xfg.mem=16"}})
 			}
