@@ -54,7 +54,7 @@ bench-peers: build ## xenferry and QEMU 10 side by side on shaped links (root; a
 	$(GO) build -o build/bench ./scripts/bench
 	tree=$$(scripts/bench/qemu.sh) && build/bench -qemu "$$tree" -xenferry ./xenferry -out build/bench-peers.json
 
-lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; about 50 minutes)
+lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; over an hour)
 	scripts/lab/test.sh
 
 lab-test-long: ## real Xen: every way to save and restore (root)
