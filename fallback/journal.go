@@ -74,11 +74,16 @@ func (j *Journal) Append(r Record, durable bool) error {
 	if j.end+len(b) > journalSize {
 		return errors.New("the journal is full")
 	}
-	if _, err := j.file.WriteAt(b, int64(j.end)); err != nil {
-		j.doubtful = true // the next record takes its place
+	copy(j.image[j.end:], b)
+	data, at := b, j.end
+	if j.doubtful { // what the disk has forgotten must not leave a hole before this
+		data, at = j.image, 0
+	}
+	if _, err := j.file.WriteAt(data, int64(at)); err != nil {
+		clear(j.image[j.end : j.end+len(b)]) // the next record takes its place
+		j.doubtful = true
 		return fmt.Errorf("journal: %w", err)
 	}
-	copy(j.image[j.end:], b)
 	j.end += len(b)
 	j.Steps = append(j.Steps, r)
 	if !durable {

@@ -192,6 +192,58 @@ func TestTornRecordIsReplaced(t *testing.T) {
 	}
 }
 
+// forgetfulFile forgets, as Linux does, what it could not write: a failed Sync
+// leaves on disk what was there before.
+type forgetfulFile struct {
+	File
+	fail   bool
+	onDisk []byte
+}
+
+func (f *forgetfulFile) Sync() error {
+	now, err := f.File.Read(journalSize)
+	if err != nil {
+		return err
+	}
+	if f.fail {
+		f.fail = false
+		_, err := f.File.WriteAt(f.onDisk, 0)
+		return errors.Join(errors.New("no disk"), err)
+	}
+	f.onDisk = now
+	return f.File.Sync()
+}
+
+// TestForgetfulDisk: what was lost with a failed fsync leaves no hole before the
+// next record, durable or not.
+func TestForgetfulDisk(t *testing.T) {
+	s, _ := testStore(t)
+	j := mustBegin(t, s, testMigration(SideSource))
+	f := &forgetfulFile{File: j.file}
+	j.file = f
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range []State{SourceSuspending, SourceSuspended, SourceReady} {
+		if err := j.Append(Record{State: state}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.fail = true
+	if err := j.Append(Record{State: SourceInDoubt}, true); err == nil {
+		t.Fatal("the step is durable on a disk that has failed")
+	}
+	if err := j.Append(Record{State: SourceResuming}, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if sum, err := s.Read(testID, SideSource); err != nil || sum.State != SourceResuming {
+		t.Errorf("it says %q, %v", sum.State, err)
+	}
+}
+
 func TestJournalHasRoomForEveryPath(t *testing.T) {
 	s, _ := testStore(t)
 	m := testMigration(SideSource)

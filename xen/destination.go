@@ -348,6 +348,10 @@ func (d *destination) awaitGo(ctx context.Context) error {
 	if _, _, err := d.link.receive(ctx, kindGo, d.opts.Limits.Ready); err != nil {
 		return err
 	}
+	// The last moment at which the source can have it back without a word.
+	if err := d.incoming.Whole(ctx); err != nil {
+		return err
+	}
 	_, err := d.step(fallback.EventGo, nil)
 	return err
 }

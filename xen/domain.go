@@ -84,8 +84,13 @@ type Incoming interface {
 	// guest with its devices. On return it is whole, paused, and has never
 	// run here.
 	Finish(ctx context.Context, recs []savefmt.Record) error
+	// Whole returns an error if the finished guest has lost what it cannot run
+	// without, such as its device model. It is asked while the guest is
+	// suspended, so it takes microseconds.
+	Whole(ctx context.Context) error
 	Rename(ctx context.Context, name string) error
 	// Unpause lets the guest run: the last step, after the commit.
+	// It fails if the guest is not whole any more.
 	Unpause(ctx context.Context) error
 	// Destroy ends the guest here, however far it was built. Idempotent.
 	Destroy(ctx context.Context) error

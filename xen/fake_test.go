@@ -239,6 +239,7 @@ func (in *fakeIncoming) Finish(ctx context.Context, recs []savefmt.Record) error
 	in.finished = true
 	return in.h.enter(ctx, "Finish")
 }
+func (in *fakeIncoming) Whole(ctx context.Context) error { return in.h.enter(ctx, "Whole") }
 func (in *fakeIncoming) Rename(ctx context.Context, name string) error {
 	in.name = name
 	return in.h.enter(ctx, "In.Rename")

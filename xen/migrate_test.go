@@ -75,7 +75,7 @@ func TestSourceFailures(t *testing.T) {
 // TestDestinationFailures lets every call at the destination fail once, those
 // after GO included.
 func TestDestinationFailures(t *testing.T) {
-	for _, method := range []string{"Host.Info", "List", "Receive", "LoadStatic", "In.Map", "Finish", "In.Rename", "Unpause"} {
+	for _, method := range []string{"Host.Info", "List", "Receive", "LoadStatic", "In.Map", "Finish", "Whole", "In.Rename", "Unpause"} {
 		for _, mode := range []DataMode{DataPlain, DataControl} {
 			t.Run(method+"/"+string(mode), func(t *testing.T) {
 				m := newMove()

@@ -10,9 +10,12 @@ import (
 	"github.com/xenferry/xenferry/fallback"
 )
 
-// latePoll is how often a guest is looked at that may follow a request to
-// suspend late.
-const latePoll = 20 * time.Millisecond
+// How often a guest is looked at that may follow a request to suspend late:
+// most do at once, and each look costs a host with few processors something.
+const (
+	firstLatePoll = 20 * time.Millisecond
+	lastLatePoll  = 250 * time.Millisecond
+)
 
 // recoveryHost lets package fallback act on the guests of a Host.
 type recoveryHost struct {
@@ -71,7 +74,8 @@ func maySuspendLate(j *fallback.Journal) bool {
 // resumeLate resumes a guest once more if it suspends now: it may have taken
 // the request just before that was taken back.
 func (r recoveryHost) resumeLate(ctx context.Context, dom Domain) error {
-	for end := time.Now().Add(r.limits.Suspend); time.Now().Before(end); {
+	pause := firstLatePoll
+	for end := time.Now().Add(r.limits.Suspend); time.Now().Before(end); pause = min(2*pause, lastLatePoll) {
 		info, err := dom.Info(ctx)
 		if err != nil {
 			return err
@@ -80,7 +84,7 @@ func (r recoveryHost) resumeLate(ctx context.Context, dom Domain) error {
 			return dom.Resume(ctx)
 		}
 		select {
-		case <-time.After(latePoll):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -58,6 +58,7 @@ func guard(c *cli.Context) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-900"), 0)
 	_ = os.WriteFile("/proc/self/comm", []byte("xenferry-guard"), 0)
 	logrus.SetLevel(logrus.InfoLevel)
+	logrus.SetFormatter(&logrus.TextFormatter{TimestampFormat: "2006-01-02T15:04:05.000Z07:00"})
 	w := &ward{socket: guardianSocket, pidfd: guardianPidfd, hangs: limits.Silence}
 	if err := w.check(); err != nil {
 		return err

@@ -162,15 +162,19 @@ func ipFlag(c *cli.Context, name string) (net.IP, error) {
 
 // receiverCommand returns the shell command that starts the receiver.
 func receiverCommand(c *cli.Context, host string) (string, error) {
+	flags := ""
+	if c.IsSet("silence-timeout") {
+		flags = fmt.Sprintf(" --silence-timeout %s", c.Duration("silence-timeout"))
+	}
 	if name, ok := strings.CutPrefix(host, simPrefix); ok {
-		return simReceiver(name)
+		command, err := simReceiver(name)
+		return command + flags, err
 	}
 	if c.String("s") == "" {
 		return host, nil
 	}
-	flags := ""
 	if c.Bool("e") {
-		flags = " -e"
+		flags += " -e"
 	}
 	return fmt.Sprintf("exec %s %s %s migrate-receive%s", c.String("s"), shellQuote(host), c.String("receiver"), flags), nil
 }

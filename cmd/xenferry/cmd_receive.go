@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
@@ -26,6 +27,7 @@ func receiveCommand() *cli.Command {
 			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background for the death of the domain"},
 			&cli.StringFlag{Name: "data-address", Usage: "take the data connections on this `address` of this host only"},
 			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused, whatever the source asks for"},
+			&cli.DurationFlag{Name: "silence-timeout", Value: xen.DefaultLimits.Silence, Usage: "give up when nothing at all comes from the source for so long; migrate passes its own on"},
 		},
 		OnUsageError: usageError,
 		Action:       receive,
@@ -47,7 +49,11 @@ func receive(c *cli.Context) error {
 	} else if strings.HasPrefix(uri, simPrefix) {
 		listen = append(listen, net.IPv4(127, 0, 0, 1)) // both simulated hosts are on this machine
 	}
-	link := xen.NewLink(stdio{}, "source", xen.Limits{})
+	limits := xen.Limits{Silence: c.Duration("silence-timeout")}
+	if limits.Silence < time.Second {
+		return usagef("--silence-timeout %s: it must be one second or more", limits.Silence)
+	}
+	link := xen.NewLink(stdio{}, "source", limits)
 	defer link.Close()
 	host, err := openHost(c.Context, uri)
 	if err != nil {
@@ -55,9 +61,9 @@ func receive(c *cli.Context) error {
 		return told{err}
 	}
 	defer host.Close()
-	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents, Listen: listen}
+	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents, Listen: listen, Limits: limits}
 	opts.Monitored = monitored(c)
-	opts.Protect = protect(c, xen.Limits{})
+	opts.Protect = protect(c, limits)
 	opts.Answer = answer(c, host)
 	opts.Prefer = sshAddress(os.Getenv("SSH_CONNECTION"))
 	report, err := xen.Receive(c.Context, host, link, opts)

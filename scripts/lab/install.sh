@@ -28,7 +28,7 @@ install_host() { # install_host A|B
   mkdir -p "$tmp/root/root/guest" "$tmp/root/usr/local/bin"
   make_initrd "$image" > "$tmp/root/root/guest/initrd"
   cp "$LAB_DIR"/guest/*.cfg "$tmp/root/root/guest/"
-  cp "$tmp/listen" "$tmp/root/usr/local/bin/"
+  cp "$tmp/listen" "$tmp/await" "$tmp/spoil" "$tmp/root/usr/local/bin/"
   if [[ -z ${XENFERRY_LAB_WITHOUT_XENFERRY:-} ]]; then
     "$LAB_DIR/sysroot.sh" "$release" go build -C "$REPO" -tags xen -o "$tmp/root/usr/local/bin/xenferry" ./cmd/xenferry
   fi
@@ -40,7 +40,7 @@ install_host() { # install_host A|B
 [[ -f $RUN/lab.json ]] || die "no lab is running in $RUN: run up.sh first"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-CGO_ENABLED=0 go build -C "$REPO" -trimpath -ldflags '-s -w' -o "$tmp/" ./scripts/lab/guest ./scripts/lab/listen
+CGO_ENABLED=0 go build -C "$REPO" -trimpath -ldflags '-s -w' -o "$tmp/" ./scripts/lab/guest ./scripts/lab/listen ./scripts/lab/await ./scripts/lab/spoil
 for host in A B; do install_host $host; done
 for host in A B; do ssh_to $host 'xl sched-credit2 -d Domain-0 -w 2048'; done
 say "clocks: hostB was $(ssh_to A 'listen clock hostB') ns ahead of hostA, and now hostA is $(ssh_to B 'listen clock hostA set') ns ahead of it"

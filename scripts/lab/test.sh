@@ -1,7 +1,7 @@
 #!/bin/bash
 # test.sh [-run REGEXP] [PAIR...]: the tests on real Xen. For each pair of releases it boots two hosts, runs the Go
 # tests of labtest against them, and takes them down. All pairs by default: 4.17+4.17 4.20+4.20 4.17+4.20.
-# The last line is "N passed, N failed"; the exit status is not 0 if any failed or none ran. Root; under an hour.
+# The last line is "N passed, N failed"; the exit status is not 0 if any failed or none ran. Root; over an hour.
 #
 #   XENFERRY_LAB_KEEP=1               leaves the hosts running, and uses those of the same pair that run already:
 #                                     a change is tested in seconds with test.sh -run TestX 4.17+4.17

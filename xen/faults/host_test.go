@@ -239,6 +239,9 @@ func (in *incoming) Finish(context.Context, []savefmt.Record) error {
 	return in.do("finish", func() error { in.g.complete = true; return nil })
 }
 
+// Whole only looks: its failure is that of the message before it.
+func (in *incoming) Whole(context.Context) error { return nil }
+
 func (in *incoming) Unpause(context.Context) error {
 	return in.do("unpause", func() error { in.h.p.host.run(in.g); return nil })
 }

@@ -149,6 +149,10 @@ func (in *Incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 	return nil
 }
 
+// Whole implements xen.Incoming. A simulated guest that has died is found by
+// Unpause.
+func (in *Incoming) Whole(context.Context) error { return nil }
+
 // Unpause implements xen.Incoming.
 func (in *Incoming) Unpause(ctx context.Context) error {
 	_, err := in.call(ctx, request{Op: opUnpause})

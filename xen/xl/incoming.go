@@ -30,7 +30,8 @@ type incoming struct {
 
 	create    *creation
 	bridge    *bridge
-	populated *pageSet // pfns that have memory
+	model     *deviceModel // nil where it has none, and until Finish
+	populated *pageSet     // pfns that have memory
 	supers    *superpages
 
 	handedOver             bool // libxl has been told to go on by itself
@@ -228,8 +229,12 @@ func (in *incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 	}
 	in.finished = true
 	in.bridge.close()
-	return nil
+	in.model, err = in.h.deviceModel(in.hello.domid)
+	return err
 }
+
+// Whole fails if the guest's device model has died.
+func (in *incoming) Whole(context.Context) error { return in.model.alive() }
 
 // Rename gives the guest another name.
 func (in *incoming) Rename(_ context.Context, name string) error {
@@ -244,6 +249,9 @@ func (in *incoming) Rename(_ context.Context, name string) error {
 func (in *incoming) Unpause(context.Context) error {
 	if !in.finished || in.gone {
 		return fmt.Errorf("domain %d (%s): cannot be unpaused, it is not complete", in.hello.domid, in.name)
+	}
+	if err := in.model.alive(); err != nil {
+		return err
 	}
 	return in.h.ctx.unpause(in.hello.domid)
 }
@@ -300,6 +308,7 @@ func (in *incoming) Close() error {
 		err = in.Destroy(context.Background())
 	}
 	in.bridge.close()
+	in.model.close()
 	if in.create.ended() {
 		in.create.free()
 	}
@@ -324,6 +333,10 @@ func (h *host) ensureGone(domid uint32, uuid [16]byte) error {
 	}
 	err = h.ctx.destroy(domid)
 	if err == nil {
+		return nil
+	}
+	// Its save helper may have been at the same work.
+	if _, gone := h.xc.Domain(domid); errors.Is(gone, unix.ESRCH) {
 		return nil
 	}
 	// libxl destroys the domain itself from a child process, which a host that

@@ -60,6 +60,14 @@ func (h *host) Start(_ context.Context, ref xen.DomainRef, name string, paused b
 	if paused || info.State == xen.StateRunning {
 		return nil
 	}
+	model, err := h.deviceModel(ref.Domid)
+	if err != nil {
+		return err
+	}
+	defer model.close()
+	if err := model.alive(); err != nil {
+		return err
+	}
 	return h.ctx.unpause(ref.Domid)
 }
 

@@ -38,8 +38,12 @@ func (g *Guest) lines(t testing.TB, h *Host, last int) []string {
 // from each of its logs there, in the order of their numbers.
 func (g *Guest) Beats(t testing.TB, h *Host, last int) []xfg.Beat {
 	t.Helper()
+	return g.beatsIn(g.lines(t, h, last))
+}
+
+func (g *Guest) beatsIn(lines []string) []xfg.Beat {
 	var beats []xfg.Beat
-	for _, line := range g.lines(t, h, last) {
+	for _, line := range lines {
 		if b, ok := xfg.ParseBeat(line); ok && (g.ID == "" || b.ID == g.ID) {
 			beats = append(beats, b)
 		}
@@ -131,12 +135,13 @@ func (g *Guest) Alarms(t testing.TB) []string {
 	var alarms []string
 	seen := map[uint64]string{} // beat number: host
 	for _, h := range g.Lab.Hosts() {
-		for _, line := range g.lines(t, h, 1000000) {
+		lines := g.lines(t, h, 1000000)
+		for _, line := range lines {
 			if at := strings.Index(line, xfg.BadWord); at >= 0 {
 				alarms = append(alarms, fmt.Sprintf("%s on %s: %s", g.Name, h.Name, line[at:]))
 			}
 		}
-		for _, b := range g.Beats(t, h, 1000000) {
+		for _, b := range g.beatsIn(lines) {
 			if before := seen[b.N]; before != "" {
 				alarms = append(alarms, fmt.Sprintf("%s: heartbeat %d came on %s and on %s: two copies ran", g.Name, b.N, before, h.Name))
 			}
