@@ -30,10 +30,10 @@ func (p *phaseRunner) runAll(ctx context.Context, phases []phase) error {
 }
 
 func (p *phaseRunner) runPhase(ctx context.Context, ph phase) error {
+	p.current = ph.name // where it failed, even if it has ended before
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	p.current = ph.name
 	p.emit(Event{Kind: EventPhase, Phase: ph.name})
 	start := time.Now()
 	err := ph.run(ctx)
