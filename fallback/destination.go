@@ -5,6 +5,7 @@ const (
 	DestinationBuilding   State = "building"   // memory and state are arriving
 	DestinationReady      State = "ready"      // the guest is whole and paused
 	DestinationStarting   State = "starting"   // GO came: it is being let run
+	DestinationStalled    State = "stalled"    // the start has failed: whether it has run is to be seen
 	DestinationRunning    State = "running"    // it runs here
 	DestinationSettled    State = "settled"    // and the source has destroyed its own
 	DestinationDiscarding State = "discarding" // the copy will never run, and is being destroyed
@@ -19,6 +20,7 @@ const (
 	EventBuilt    Event = "built"    // the guest is complete, with its devices
 	EventGo       Event = "GO"       // the source has given it up
 	EventUnpaused Event = "unpaused" // it runs, or is left paused as asked for
+	EventUnused   Event = "unused"   // it is there, paused, and has never run
 	EventAck      Event = "ACK"      // the source has destroyed its own
 )
 
@@ -26,6 +28,7 @@ const (
 const (
 	DoSendReady     Action = "send READY"
 	DoStart         Action = "rename and unpause the guest"
+	DoCheck         Action = "see whether it has run"
 	DoSendStarted   Action = "send STARTED"
 	DoDiscard       Action = "say DISCARDED, destroy the copy"
 	DoUnmake        Action = "destroy the copy"
@@ -39,8 +42,12 @@ var Destination = Table{
 	{DestinationReady, EventGo, DestinationStarting, DoStart, true, "the source does not resume it by itself any more"},
 	{DestinationReady, EventFailure, DestinationDiscarding, DoDiscard, false, "without a recorded GO it may not start, ever; the source still has it"},
 	{DestinationStarting, EventUnpaused, DestinationRunning, DoSendStarted, false, "the guest has moved"},
-	{DestinationStarting, EventFailure, DestinationUnmaking, DoUnmake, true, "it has not run: the source may have it back, once it is gone here"},
+	{DestinationStarting, EventFailure, DestinationStalled, DoCheck, false, "what is said to have failed may have had its effect"},
 	{DestinationStarting, EventMissing, DestinationUnsure, DoReport, false, "it may have run before it went: only a person can know"},
+	{DestinationStalled, EventUnused, DestinationUnmaking, DoUnmake, true, "it has not run: the source may have it back, once it is gone here"},
+	{DestinationStalled, EventUnpaused, DestinationRunning, DoSendStarted, true, "it has run after all, so it lives here"},
+	{DestinationStalled, EventMissing, DestinationUnsure, DoReport, false, "it may have run before it went: only a person can know"},
+	{DestinationStalled, EventFailure, DestinationStalled, DoRetry, false, "it stays as it is until that can be seen"},
 	{DestinationUnmaking, EventDestroyed, DestinationDiscarded, DoSendDiscarded, true, "only now is it true that it will never run"},
 	{DestinationUnmaking, EventUnpaused, DestinationRunning, DoSendStarted, true, "it has run after all, so it lives here"},
 	{DestinationUnmaking, EventFailure, DestinationUnmaking, DoRetry, false, "the copy stays paused until it can be destroyed"},

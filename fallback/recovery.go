@@ -11,7 +11,7 @@ import (
 var (
 	// ErrMissing: the domain is not there.
 	ErrMissing = errors.New("the domain is not there any more")
-	// ErrHasRun: the copy is not destroyed, as it has run.
+	// ErrHasRun: the copy has run, so it is no unused copy that may go.
 	ErrHasRun = errors.New("the copy has run")
 )
 
@@ -26,6 +26,9 @@ type Host interface {
 	Destroy(ctx context.Context, j *Journal) error
 	// Start gives the guest its name at the destination and lets it run.
 	Start(ctx context.Context, j *Journal) error
+	// Unused returns nil if the copy is there, complete, and has never run;
+	// ErrHasRun if it has.
+	Unused(ctx context.Context, j *Journal) error
 	// Discard destroys the copy at the destination, however far it was built.
 	// It refuses one that has run: ErrHasRun.
 	Discard(ctx context.Context, j *Journal) error
@@ -122,6 +125,8 @@ func (r *Recovery) nextAtDestination(ctx context.Context, j *Journal) (Event, er
 	switch j.State() {
 	case DestinationStarting:
 		return outcome(r.Host.Start(ctx, j), EventUnpaused, EventMissing)
+	case DestinationStalled:
+		return Checked(r.Host.Unused(ctx, j))
 	case DestinationUnmaking:
 		err := r.Host.Discard(ctx, j)
 		if errors.Is(err, ErrHasRun) {
@@ -132,6 +137,14 @@ func (r *Recovery) nextAtDestination(ctx context.Context, j *Journal) (Event, er
 		return outcome(r.Host.Discard(ctx, j), EventDestroyed, EventDestroyed)
 	}
 	return EventFailure, errors.New("its receiver has ended before its time")
+}
+
+// Checked is the event that the result of Host.Unused means.
+func Checked(err error) (Event, error) {
+	if errors.Is(err, ErrHasRun) {
+		return EventUnpaused, err
+	}
+	return outcome(err, EventUnused, EventMissing)
 }
 
 // outcome is the event that the result of an action means.

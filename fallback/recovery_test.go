@@ -22,6 +22,7 @@ func (h *testHost) do(what string) error {
 func (h *testHost) Resume(context.Context, *Journal) error     { return h.do("resume") }
 func (h *testHost) Destroy(context.Context, *Journal) error    { return h.do("destroy") }
 func (h *testHost) Start(context.Context, *Journal) error      { return h.do("start") }
+func (h *testHost) Unused(context.Context, *Journal) error     { return h.do("unused") }
 func (h *testHost) Discard(context.Context, *Journal) error    { return h.do("discard") }
 func (h *testHost) Runs(context.Context, string) (bool, error) { return h.runs, nil }
 func (h *testHost) Ask(context.Context, Migration) (Answer, error) {
@@ -62,7 +63,9 @@ func TestRecovery(t *testing.T) {
 		{name: "building", side: SideDestination, state: DestinationBuilding, want: DestinationDiscarded, done: []string{"discard"}},
 		{name: "ready", side: SideDestination, state: DestinationReady, want: DestinationDiscarded, done: []string{"discard"}},
 		{name: "starting", side: SideDestination, state: DestinationStarting, want: DestinationRunning, done: []string{"start"}},
-		{name: "cannot be started", side: SideDestination, state: DestinationStarting, err: map[string]error{"start": broken}, want: DestinationDiscarded, done: []string{"start", "discard"}},
+		{name: "cannot be started", side: SideDestination, state: DestinationStarting, err: map[string]error{"start": broken}, want: DestinationDiscarded, done: []string{"start", "unused", "discard"}},
+		{name: "started, in spite of the error", side: SideDestination, state: DestinationStarting, err: map[string]error{"start": broken, "unused": ErrHasRun}, want: DestinationRunning, done: []string{"start", "unused"}},
+		{name: "cannot be started, and then it is gone", side: SideDestination, state: DestinationStarting, err: map[string]error{"start": broken, "unused": ErrMissing}, want: DestinationUnsure, done: []string{"start", "unused"}},
 		{name: "started, though it was said not to", side: SideDestination, state: DestinationUnmaking, err: map[string]error{"discard": ErrHasRun}, want: DestinationRunning, done: []string{"discard"}},
 		{name: "nobody knows", side: SideDestination, state: DestinationStarting, err: map[string]error{"start": ErrMissing}, want: DestinationUnsure, done: []string{"start"}},
 		{name: "running", side: SideDestination, state: DestinationRunning, want: DestinationRunning},

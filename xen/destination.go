@@ -397,19 +397,15 @@ func (d *destination) fail(cause error) error {
 	if err != nil {
 		return errors.Join(cause, err) // the guardian goes on, from what is on disk
 	}
+	if do == fallback.DoCheck {
+		if do, err = d.checkStart(d.host, d.copy(), d.opts.Limits.Undo); do != fallback.DoUnmake {
+			return d.keep(do, errors.Join(cause, err))
+		}
+	}
 	if do == fallback.DoDiscard {
 		d.link.abort(cause) // it has never run and never will: the source need not wait for the rest
 	}
-	err = d.discard()
-	if errors.Is(err, fallback.ErrHasRun) {
-		if _, err := d.step(fallback.EventUnpaused, err); err != nil {
-			return errors.Join(cause, err)
-		}
-		d.report.Running = true
-		d.tellStarted(0)
-		return errors.Join(cause, err)
-	}
-	if err != nil {
+	if err := d.discard(); err != nil {
 		// A source in doubt is not told DISCARDED: the copy is still there.
 		return errors.Join(cause, fmt.Errorf("destroying the incomplete copy: %w", err))
 	}
@@ -422,6 +418,21 @@ func (d *destination) fail(cause error) error {
 	return cause
 }
 
+// keep ends a migration whose start was said to have failed, and whose copy is
+// not destroyed: it runs here, or nobody can tell, and the guardian goes on.
+func (d *destination) keep(do fallback.Action, err error) error {
+	if do == fallback.DoSendStarted {
+		d.report.Running = true
+		d.tellStarted(0)
+	}
+	return err
+}
+
+// copy names the domain that has been built.
+func (d *destination) copy() DomainRef {
+	return DomainRef{Domid: d.incoming.Domid(), UUID: d.hello.Guest.UUID}
+}
+
 // disownGo makes sure, after a disk that has refused GO, that nobody will read
 // GO from it one day: before the source is told that this copy will not run.
 func (d *destination) disownGo(cause error) error {
@@ -431,8 +442,7 @@ func (d *destination) disownGo(cause error) error {
 	return d.shield.Append(fallback.Record{State: fallback.DestinationDiscarding, Note: cause.Error()}, true)
 }
 
-// discard destroys the copy, unless it turns out that it runs: a start that was
-// said to have failed may have had its effect.
+// discard destroys the copy.
 func (d *destination) discard() error {
 	if !d.building {
 		return nil
@@ -442,9 +452,8 @@ func (d *destination) discard() error {
 	if d.incoming == nil { // a host that failed in the middle may have left something
 		return discard(ctx, d.host, DomainRef{UUID: d.hello.Guest.UUID})
 	}
-	if d.machine.State() == fallback.DestinationUnmaking {
-		ref := DomainRef{Domid: d.incoming.Domid(), UUID: d.hello.Guest.UUID}
-		if err := discard(ctx, d.host, ref); err != nil {
+	if d.machine.State() == fallback.DestinationUnmaking { // whole, so look once more before it goes
+		if err := discard(ctx, d.host, d.copy()); err != nil {
 			return err
 		}
 	}

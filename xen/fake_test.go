@@ -69,6 +69,16 @@ func (h *fakeHost) Reopen(context.Context, DomainRef) (Domain, error) {
 }
 func (h *fakeHost) Start(context.Context, DomainRef, string, bool) error { return ErrNoDomain }
 
+func (h *fakeHost) Unused(_ context.Context, ref DomainRef) error {
+	switch {
+	case ref.Domid != 9 || h.in.destroyed:
+		return ErrNoDomain
+	case h.in.state == StateRunning:
+		return ErrHasRun
+	}
+	return nil
+}
+
 func (h *fakeHost) Discard(_ context.Context, ref DomainRef) error {
 	if ref.Domid == 9 && h.in.state == StateRunning {
 		return ErrHasRun

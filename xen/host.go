@@ -92,6 +92,9 @@ type Host interface {
 	// Start gives a copy that a receiver has completed its name, and unless
 	// paused lets it run. Idempotent.
 	Start(ctx context.Context, ref DomainRef, name string, paused bool) error
+	// Unused returns nil if a copy that a receiver has completed is there and
+	// has never run. The error wraps ErrHasRun if it has.
+	Unused(ctx context.Context, ref DomainRef) error
 	// Discard destroys a copy, however far it was built and whatever else of
 	// it is gone already. Domid 0: whichever domain of that UUID has never
 	// run. It is no error if there is none. A copy that has run is not

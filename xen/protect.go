@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/xenferry/xenferry/fallback"
 )
@@ -74,6 +75,17 @@ func (p *protected) step(on fallback.Event, why error) (fallback.Action, error) 
 	do, err := p.machine.Step(on)
 	p.refused = p.refused || err != nil
 	return do, err
+}
+
+// checkStart finds out whether a copy has run whose start was said to have
+// failed, and takes the step that follows. The error is why it stays, unless
+// the action is DoUnmake.
+func (p *protected) checkStart(host Host, copied DomainRef, limit time.Duration) (fallback.Action, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	on, why := fallback.Checked(copyError(host.Unused(ctx, copied)))
+	do, err := p.step(on, why)
+	return do, errors.Join(why, err)
 }
 
 // release ends the protection, or leaves the rest to the guardian.

@@ -128,6 +128,13 @@ func (r recoveryHost) Start(ctx context.Context, j *fallback.Journal) error {
 	return missing(r.host.Start(ctx, refOf(j), j.Migration.Guest, j.Migration.LeavePaused))
 }
 
+// Unused implements fallback.Host.
+func (r recoveryHost) Unused(ctx context.Context, j *fallback.Journal) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.Undo)
+	defer cancel()
+	return copyError(r.host.Unused(ctx, refOf(j)))
+}
+
 // Discard implements fallback.Host.
 func (r recoveryHost) Discard(ctx context.Context, j *fallback.Journal) error {
 	ctx, cancel := context.WithTimeout(ctx, r.limits.Undo)
@@ -136,7 +143,11 @@ func (r recoveryHost) Discard(ctx context.Context, j *fallback.Journal) error {
 }
 
 func discard(ctx context.Context, host Host, ref DomainRef) error {
-	err := host.Discard(ctx, ref)
+	return copyError(host.Discard(ctx, ref))
+}
+
+// copyError says what an error of Unused or Discard means to a journal.
+func copyError(err error) error {
 	if errors.Is(err, ErrHasRun) {
 		return fmt.Errorf("%w: %w", fallback.ErrHasRun, err)
 	}

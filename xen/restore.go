@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/xenferry/xenferry/fallback"
@@ -49,9 +50,10 @@ type restore struct {
 	protected
 	report   *RestoreReport
 	head     savefmt.Head
+	uuid     string // as its configuration has it
 	suffix   string // of the name that it is built under
 	incoming Incoming
-	left     bool   // it could not be destroyed
+	left     bool   // it was not destroyed: that failed, or it may have run
 	pages    uint64 // pfns are below it
 
 	static, final []savefmt.Record
@@ -106,9 +108,13 @@ func (r *restore) undo(err error) error {
 	defer r.release()
 	defer r.in.Close()
 	if err != nil {
-		if _, stepErr := r.step(fallback.EventFailure, err); stepErr != nil {
-			err = errors.Join(err, stepErr)
+		do, stepErr := r.step(fallback.EventFailure, err)
+		if do == fallback.DoCheck {
+			do, stepErr = r.checkStart(r.host, r.copied(), r.opts.Limits.Undo)
+			r.left = do != fallback.DoUnmake
+			r.report.Running = do == fallback.DoSendStarted
 		}
+		err = errors.Join(err, stepErr)
 	}
 	err = r.destroy(err)
 	if err != nil && !r.left {
@@ -118,11 +124,25 @@ func (r *restore) undo(err error) error {
 	return err
 }
 
+// copied names the domain that has been built. Where its configuration has no
+// UUID, Xen has given it one.
+func (r *restore) copied() DomainRef {
+	ref := DomainRef{Domid: r.incoming.Domid(), UUID: r.uuid}
+	if ref.UUID == "" {
+		ctx, cancel := context.WithTimeout(context.Background(), r.opts.Limits.Undo)
+		defer cancel()
+		if info, err := r.host.Find(ctx, strconv.FormatUint(uint64(ref.Domid), 10)); err == nil && info.Domid == ref.Domid {
+			ref.UUID = info.UUID
+		}
+	}
+	return ref
+}
+
 func (r *restore) destroy(err error) error {
 	if r.incoming == nil {
 		return err
 	}
-	if err != nil {
+	if err != nil && !r.left {
 		undo, cancel := context.WithTimeout(context.Background(), r.opts.Limits.Undo)
 		defer cancel()
 		if destroyErr := r.incoming.Destroy(undo); destroyErr != nil {
@@ -153,6 +173,7 @@ func (r *restore) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.uuid = uuid
 	r.report.Name, r.report.Type = spec.Name, spec.Type
 	spec.Name += r.suffix
 	r.report.Xen = fmt.Sprintf("%d.%d", r.head.XenMajor, r.head.XenMinor)

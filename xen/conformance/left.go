@@ -81,7 +81,12 @@ func (s *suite) discardFinished(t *testing.T) {
 	name := s.info(t, dom).Name
 	in := s.arrive(t, dom, peer, name)
 	must(t, "close", in.Close())
-	must(t, "discard", peer.Discard(s.context(t), xen.DomainRef{Domid: in.Domid(), UUID: s.ref(t, dom).UUID}))
+	ref := xen.DomainRef{Domid: in.Domid(), UUID: s.ref(t, dom).UUID}
+	must(t, "look whether it is unused", peer.Unused(s.context(t), ref))
+	must(t, "discard", peer.Discard(s.context(t), ref))
+	if err := peer.Unused(s.context(t), ref); !errors.Is(err, xen.ErrNoDomain) {
+		t.Errorf("a discarded copy is unused: %v, want %q", err, xen.ErrNoDomain)
+	}
 	s.mustBeGone(t, peer, name+"--incoming")
 	must(t, "resume", dom.Resume(s.context(t)))
 	s.RunCheck(t, h, s.domid)
@@ -104,6 +109,9 @@ func (s *suite) startFinished(t *testing.T) {
 	}
 	for range 2 {
 		must(t, "start", peer.Start(s.context(t), ref, info.Name, false))
+	}
+	if err := peer.Unused(s.context(t), ref); !errors.Is(err, xen.ErrHasRun) {
+		t.Errorf("a copy that was started is unused: %v, want %q", err, xen.ErrHasRun)
 	}
 	must(t, "destroy the source", dom.Destroy(s.context(t)))
 	s.domid = 0

@@ -113,6 +113,16 @@ func (h hostOf) Start(_ context.Context, ref xen.DomainRef, name string, paused 
 	})
 }
 
+func (h hostOf) Unused(_ context.Context, ref xen.DomainRef) error {
+	return h.p.do("unused", func() error {
+		g, err := h.get(ref)
+		if err == nil && g.hasRun {
+			err = fmt.Errorf("domain %d: %w", ref.Domid, xen.ErrHasRun)
+		}
+		return err
+	})
+}
+
 func (h hostOf) Discard(_ context.Context, ref xen.DomainRef) error {
 	return h.p.do("discard", func() error {
 		for domid, g := range h.p.host.guests {
@@ -239,8 +249,9 @@ func (in *incoming) Finish(context.Context, []savefmt.Record) error {
 	return in.do("finish", func() error { in.g.complete = true; return nil })
 }
 
-// Whole only looks: its failure is that of the message before it.
-func (in *incoming) Whole(context.Context) error { return nil }
+func (in *incoming) Whole(context.Context) error {
+	return in.h.p.do("whole", func() error { return nil })
+}
 
 func (in *incoming) Unpause(context.Context) error {
 	return in.do("unpause", func() error { in.h.p.host.run(in.g); return nil })

@@ -51,6 +51,12 @@ func (h *Host) Start(ctx context.Context, ref xen.DomainRef, name string, paused
 	return err
 }
 
+// Unused implements xen.Host.
+func (h *Host) Unused(ctx context.Context, ref xen.DomainRef) error {
+	_, err := h.call(ctx, &request{Op: opUnused, Domid: ref.Domid, UUID: ref.UUID})
+	return err
+}
+
 // Discard implements xen.Host.
 func (h *Host) Discard(ctx context.Context, ref xen.DomainRef) error {
 	_, err := h.call(ctx, &request{Op: opDiscard, Domid: ref.Domid, UUID: ref.UUID})

@@ -36,6 +36,7 @@ const (
 	opStatus  = "status"
 	opVerify  = "verify"
 	opDiscard = "discard"
+	opUnused  = "unused"
 )
 
 // dom0Name is the name of the host itself in its list of domains, as on Xen.
@@ -56,6 +57,8 @@ func (s *server) dispatch(ctx context.Context, req *request) (*reply, error) {
 		return s.receive(req.Spec)
 	case opDiscard:
 		return &reply{}, s.discard(req.Domid, req.UUID)
+	case opUnused:
+		return &reply{}, s.unused(req.Domid, req.UUID)
 	case opShutdown:
 		s.stop(errStopping)
 		<-s.ended
@@ -266,6 +269,20 @@ func (s *server) rename(d *hosted, name string) error {
 		return fmt.Errorf("%s cannot be renamed to %q: %w", d, name, xen.ErrNameTaken)
 	}
 	d.name = name
+	return nil
+}
+
+// unused tells whether the copy is there and has never run.
+func (s *server) unused(domid uint32, uuid string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := s.domains[domid]
+	switch {
+	case d == nil || d.cfg.UUID != uuid:
+		return fmt.Errorf("domain %d with UUID %s: %w", domid, uuid, xen.ErrNoDomain)
+	case !d.unused.Load():
+		return fmt.Errorf("%s: %w", d, xen.ErrHasRun)
+	}
 	return nil
 }
 

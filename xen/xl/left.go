@@ -94,20 +94,36 @@ func (h *host) Discard(_ context.Context, ref xen.DomainRef) error {
 }
 
 func (h *host) discardOne(ref xen.DomainRef) error {
-	if err := h.is(ref); errors.Is(err, xen.ErrNoDomain) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	d, err := h.xc.Domain(ref.Domid)
-	if errors.Is(err, unix.ESRCH) {
+	uuid, err := h.unused(ref)
+	if errors.Is(err, xen.ErrNoDomain) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if !d.Flags.Paused() || d.CPUTime != 0 || d.Flags.Shutdown() {
-		return fmt.Errorf("%w: domain %d", xen.ErrHasRun, ref.Domid)
+	return h.ensureGone(ref.Domid, uuid)
+}
+
+// Unused implements xen.Host.
+func (h *host) Unused(_ context.Context, ref xen.DomainRef) error {
+	_, err := h.unused(ref)
+	return err
+}
+
+// unused returns the UUID of a domain that is paused and whose vCPUs have never
+// had any time.
+func (h *host) unused(ref xen.DomainRef) ([16]byte, error) {
+	if err := h.is(ref); err != nil {
+		return [16]byte{}, err
 	}
-	return h.ensureGone(ref.Domid, d.UUID)
+	d, err := h.xc.Domain(ref.Domid)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return [16]byte{}, fmt.Errorf("domain %d: %w", ref.Domid, xen.ErrNoDomain)
+	case err != nil:
+		return [16]byte{}, err
+	case !d.Flags.Paused() || d.CPUTime != 0 || d.Flags.Shutdown():
+		return [16]byte{}, fmt.Errorf("%w: domain %d", xen.ErrHasRun, ref.Domid)
+	}
+	return d.UUID, nil
 }
