@@ -54,6 +54,7 @@ type fault struct {
 	there bool   // at the destination
 	later string // there, after all
 	spoil string // damage instead, see scripts/lab/spoil
+	says  string // what the destination says of it, and the user at the source reads
 }
 
 var killFaults = []fault{
@@ -62,9 +63,9 @@ var killFaults = []fault{
 	{name: "link cut for 8 s", blow: blow{command: cutLink}},
 	{name: "SIGSTOP receiver", blow: blow{signal: "STOP", pattern: receivers}, there: true, later: kill("CONT", receivers)},
 	{name: killQEMU, blow: blow{signal: "KILL", pattern: qemus}, there: true},
-	{name: "CPU state damaged", spoil: "cpu"},
-	{name: "CPU state damaged under way", spoil: "wire"},
-	{name: "QEMU state damaged", spoil: "qemu"},
+	{name: "CPU state damaged", spoil: "cpu", says: "set the HVM context"},
+	{name: "CPU state damaged under way", spoil: "wire", says: "stream is corrupt"},
+	{name: "QEMU state damaged", spoil: "qemu", says: "device model"},
 }
 
 // Faults of which something more is known.
@@ -125,7 +126,10 @@ func TestKills(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			l := Open(t)
 			k := &killTest{kind: kind, at: l.A}
-			defer func() { rows = append(rows, k.rows...) }()
+			defer func() {
+				rows = append(rows, k.rows...)
+				t.Logf("a sender that lived needed %v at most to resume its guest", k.resume)
+			}()
 			k.g = l.CreateGuest(t, l.A, "kill-"+kind, GuestOptions{Type: kind, MemoryMB: 128,
 				Args: []string{"xfg.mem=16", "xfg.verify=4MB", "xfg.workload=hot:4MB/s,set=2MiB"}})
 			k.checkModel(t)
@@ -254,7 +258,10 @@ func (k *killTest) survive(t *testing.T, phase string, f *fault, r *row) {
 	if f.later != "" {
 		_, _ = s.on.Run(t.Context(), f.later) // most often its guardian has killed it
 	}
-	r.runs, r.told = k.at.Name, told(code)
+	r.runs, r.told = "destination", told(code)
+	if k.at == from {
+		r.runs = "source"
+	}
 	if s != nil {
 		r.away = g.Around(t, k.at, s.when(t))
 	} else {
@@ -265,8 +272,8 @@ func (k *killTest) survive(t *testing.T, phase string, f *fault, r *row) {
 	if r.clean = "yes"; t.Failed() {
 		r.clean = "NO"
 	}
-	t.Logf("from %s to %s, again after %v, %s; %.1f s until the end of the sender, %.1f s until settled, %.1f s for the check; %s",
-		from.Name, r.runs, r.away, r.told, ended.Sub(began).Seconds(), settled.Sub(ended).Seconds(), time.Since(settled).Seconds(), lastLine(stderr))
+	t.Logf("at the %s, again after %v, %s; %.1f s until the end of the sender, %.1f s until settled, %.1f s for the check; %s",
+		r.runs, r.away, r.told, ended.Sub(began).Seconds(), settled.Sub(ended).Seconds(), time.Since(settled).Seconds(), lastLine(stderr))
 	if report != nil {
 		t.Log(summary(report))
 	}
@@ -311,8 +318,8 @@ func (k *killTest) checkOutcome(t *testing.T, phase string, f *fault, from *Host
 	default:
 		t.Errorf("outcome %q: %s", report.Outcome, stderr)
 	}
-	if f.spoil != "" && !strings.Contains(stderr, k.g.Lab.Other(from).Name) {
-		t.Errorf("the destination's words have not come: %s", stderr)
+	if to := k.g.Lab.Other(from).Name; f.says != "" && !(strings.Contains(stderr, to) && strings.Contains(stderr, f.says)) {
+		t.Errorf("that %s says %q has not come: %s", to, f.says, stderr)
 	}
 }
 
@@ -332,7 +339,7 @@ func lastLine(text string) string {
 // printKills prints the table.
 func printKills(rows []*row) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "guest\tphase\tfault\truns on\tagain after\tsender's word\tchecker clean\txl save")
+	fmt.Fprintln(w, "guest\tphase\tfault\truns at the\tagain after\tsender's word\tchecker clean\txl save")
 	for _, r := range rows {
 		switch {
 		case r.why != "":

@@ -35,6 +35,7 @@ const stockPatience = 20 * time.Second
 // and prints what is left of the guest on each host. It shows what the lab's
 // faults do to a program without a commit; it expects nothing of xl.
 func TestKillsStock(t *testing.T) {
+	longOnly(t)
 	l := Open(t)
 	l.onceOnly(t)
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
