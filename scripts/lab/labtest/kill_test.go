@@ -114,7 +114,7 @@ type killTest struct {
 	kind   string
 	at     *Host // where the guest is
 	rows   []*row
-	resume time.Duration // how long libxl took for a suspended guest in a sender that was alive
+	resume time.Duration // until a suspended guest was heard again that a living sender resumed
 }
 
 // TestKills strikes at each step of a migration, at each end and between them,
