@@ -398,7 +398,7 @@ func (d *destination) fail(cause error) error {
 		return errors.Join(cause, err) // the guardian goes on, from what is on disk
 	}
 	if do == fallback.DoCheck {
-		if do, err = d.checkStart(d.host, d.copy(), d.opts.Limits.Undo); do != fallback.DoUnmake {
+		if do, err = d.checkStart(d.host, d.copied(), d.opts.Limits.Undo); do != fallback.DoUnmake {
 			return d.keep(do, errors.Join(cause, err))
 		}
 	}
@@ -428,8 +428,8 @@ func (d *destination) keep(do fallback.Action, err error) error {
 	return err
 }
 
-// copy names the domain that has been built.
-func (d *destination) copy() DomainRef {
+// copied names the domain that has been built.
+func (d *destination) copied() DomainRef {
 	return DomainRef{Domid: d.incoming.Domid(), UUID: d.hello.Guest.UUID}
 }
 
@@ -453,7 +453,7 @@ func (d *destination) discard() error {
 		return discard(ctx, d.host, DomainRef{UUID: d.hello.Guest.UUID})
 	}
 	if d.machine.State() == fallback.DestinationUnmaking { // whole, so look once more before it goes
-		if err := discard(ctx, d.host, d.copy()); err != nil {
+		if err := discard(ctx, d.host, d.copied()); err != nil {
 			return err
 		}
 	}

@@ -45,8 +45,8 @@ func addLast(ctx context.Context, dom Domain, dirty Bitmap, rounds []RoundStats)
 	return nil
 }
 
-// stopGuest suspends the guest, and returns when it was known to have stopped. The
-// caller takes the step that says so.
+// stopGuest suspends the guest, and returns when it was known to have stopped.
+// The caller takes the step that says so.
 func (p *protected) stopGuest(ctx context.Context, dom Domain, limit time.Duration) (stopped time.Time, err error) {
 	if _, err := p.step(fallback.EventAsked, nil); err != nil {
 		return stopped, err

@@ -93,7 +93,7 @@ type row struct {
 	kind, phase, fault string
 	runs, told         string
 	away               Away
-	clean, saved       string
+	bad, saved         string
 	why                string // it does not apply
 }
 
@@ -180,7 +180,7 @@ func (k *killTest) phase(t *testing.T, phase string) {
 	k.g.AssertClean(t, k.at) // all memory is verified
 	k.at.Must(t, fmt.Sprintf("xl save -c %s /var/lib/kill.save && rm /var/lib/kill.save", k.g.Name))
 	for _, r := range tried {
-		r.saved = "yes"
+		r.saved = "once, after the phase"
 	}
 }
 
@@ -274,8 +274,8 @@ func (k *killTest) survive(t *testing.T, phase string, f *fault, r *row) {
 	}
 	g.assertAlive(t, k.at, before)
 	k.checkOutcome(t, phase, f, from, code, report, stderr)
-	if r.clean = "yes"; t.Failed() {
-		r.clean = "NO"
+	if r.bad = "none"; t.Failed() {
+		r.bad = "YES"
 	}
 	t.Logf("at the %s, again after %v, %s; %.1f s until the end of the sender, %.1f s until settled, %.1f s for the check; %s",
 		r.runs, r.away, r.told, ended.Sub(began).Seconds(), settled.Sub(ended).Seconds(), time.Since(settled).Seconds(), lastLine(stderr))
@@ -341,7 +341,7 @@ func lastLine(text string) string {
 // printKills prints the table.
 func printKills(rows []*row) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "guest\tphase\tfault\truns at the\tagain after\tsender's word\tchecker clean\txl save")
+	fmt.Fprintln(w, "guest\tphase\tfault\truns at the\tagain after\tsender's word\tbad seen\tall memory verified, and xl save")
 	for _, r := range rows {
 		switch {
 		case r.why != "":
@@ -349,7 +349,7 @@ func printKills(rows []*row) {
 		case r.runs == "":
 			fmt.Fprintf(w, "%s\t%s\t%s\tnot tried, or nowhere\n", r.kind, r.phase, r.fault)
 		default:
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.kind, r.phase, r.fault, r.runs, r.again(), r.told, r.clean, r.saved)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.kind, r.phase, r.fault, r.runs, r.again(), r.told, r.bad, r.saved)
 		}
 	}
 	w.Flush()
