@@ -21,6 +21,9 @@ type memory struct {
 
 	differ differences // what a verify round found
 	work   receiverWork
+
+	once      chan struct{} // closed when every page was there once: a round is done
+	roundDone func()        // closes it, the first time
 }
 
 // receiverWork is how long the readers were at work in ns, all together. They
@@ -59,8 +62,9 @@ func (d *differences) add(pfn uint64) {
 }
 
 func newMemory(in Incoming, pages uint64) *memory {
+	once := make(chan struct{})
 	return &memory{
-		in: in, pages: pages,
+		in: in, pages: pages, once: once, roundDone: sync.OnceFunc(func() { close(once) }),
 		present: newAtomicBitmap(pages), zero: newAtomicBitmap(pages), used: newAtomicBitmap(pages), suspect: newAtomicBitmap(pages),
 	}
 }

@@ -174,6 +174,7 @@ func (d *destination) create(ctx context.Context) error {
 		UUID: d.hello.Guest.UUID, Config: d.hello.Config, Name: d.hello.Guest.Name + suffixIncoming, Type: d.hello.Guest.Type,
 		Pages: d.hello.Pages, MemKiB: d.hello.Guest.MemKiB,
 	}
+	spec.Early = d.hello.Early
 	if d.hello.KeepDomid {
 		spec.Domid = d.hello.Guest.Domid
 	}
@@ -185,7 +186,7 @@ func (d *destination) create(ctx context.Context) error {
 		return err
 	}
 	d.mem = newMemory(d.incoming, d.hello.Pages)
-	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name}
+	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name, Early: d.hello.Early}
 	if d.hello.Data != DataControl {
 		if err := d.listen(answer); err != nil {
 			return err
@@ -259,8 +260,23 @@ func (d *destination) loadStatic(ctx context.Context) error {
 	return d.incoming.LoadStatic(ctx, records)
 }
 
-// receiveMemory takes all rounds of pages.
+// receiveMemory takes all rounds of pages, and builds the devices beside them.
 func (d *destination) receiveMemory(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, work := range []func(context.Context) error{d.receivePages, d.prepare} {
+		wg.Go(func() {
+			if err := work(ctx); err != nil {
+				cancel(err) // the first cause stays
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+func (d *destination) receivePages(ctx context.Context) error {
 	if d.streams == 0 {
 		return d.receiveOverControl(ctx)
 	}

@@ -20,6 +20,15 @@ type Domain interface {
 	// policy). The guest may be running.
 	StaticState(ctx context.Context) ([]savefmt.Record, error)
 
+	// Preparable returns nil if a destination may build the guest's devices
+	// while the guest still runs here, and an error that wraps ErrUnsupported
+	// and names the device if not: two hosts would have open at once what one
+	// of them has cached.
+	Preparable(ctx context.Context) error
+	// EarlyState returns the records for Incoming.Prepare. The guest may be
+	// running, and goes on changing what they say.
+	EarlyState(ctx context.Context) ([]savefmt.Record, error)
+
 	// StartLogDirty starts to record which pages the guest and its devices
 	// write. It marks nothing: the first round is all pages. A leftover of a
 	// crashed migration is cleared first.
@@ -42,8 +51,9 @@ type Domain interface {
 	// ErrSuspendRefused; the guest then runs on, as for any other error.
 	Suspend(ctx context.Context) error
 	// FinalState returns the records that must arrive after all pages (TSC,
-	// HVM context and params, device model). The guest is suspended. On
-	// return nothing more of the guest's state changes.
+	// HVM context and params, device model). The guest is suspended, and the
+	// last CleanDirty done; Map and Unmap may be called meanwhile. On return
+	// nothing more of the guest's state changes.
 	FinalState(ctx context.Context) ([]savefmt.Record, error)
 	// Resume makes the guest run on here, with its devices, in whatever
 	// state Suspend or a failure of it has left it. Idempotent: harmless on
@@ -80,9 +90,15 @@ type Incoming interface {
 	// NewPagesZero tells whether a page that was only ever made present, as
 	// a PageXAlloc, holds zeros.
 	NewPagesZero() bool
+	// Prepare builds the guest's devices from the records of Domain.EarlyState,
+	// so that Finish need not: seconds that are not part of the downtime. It is
+	// called at most once, when all pages that the guest had at the beginning
+	// are present, and only if Spec.Early was set; Map and Unmap may be called
+	// meanwhile and afterwards.
+	Prepare(ctx context.Context, recs []savefmt.Record) error
 	// Finish applies the records of Domain.FinalState and completes the
-	// guest with its devices. On return it is whole, paused, and has never
-	// run here.
+	// guest, with its devices if Prepare has not built them. On return it is
+	// whole, paused, and has never run here.
 	Finish(ctx context.Context, recs []savefmt.Record) error
 	// Whole returns an error if the finished guest has lost what it cannot run
 	// without, such as its device model. It is asked while the guest is

@@ -146,6 +146,10 @@ func (d *fakeDomain) Pages() uint64 { return uint64(len(d.mem) / PageSize) }
 func (d *fakeDomain) StaticState(ctx context.Context) ([]savefmt.Record, error) {
 	return []savefmt.Record{{Type: savefmt.RecCPUIDPolicy, Body: []byte("policy")}}, d.h.enter(ctx, "StaticState")
 }
+func (d *fakeDomain) Preparable(ctx context.Context) error { return d.h.enter(ctx, "Preparable") }
+func (d *fakeDomain) EarlyState(ctx context.Context) ([]savefmt.Record, error) {
+	return []savefmt.Record{{Type: savefmt.RecHVMParams, Body: []byte("early")}}, d.h.enter(ctx, "EarlyState")
+}
 func (d *fakeDomain) StartLogDirty(ctx context.Context) error {
 	clear(d.dirty)
 	d.logDirty = true
@@ -219,6 +223,7 @@ type fakeIncoming struct {
 	name      string
 	mem       []byte
 	state     RunState
+	prepared  bool
 	finished  bool
 	destroyed bool
 }
@@ -242,6 +247,13 @@ func (in *fakeIncoming) Map(b *Batch) error {
 }
 func (in *fakeIncoming) Unmap(*Batch) error { return nil }
 func (in *fakeIncoming) NewPagesZero() bool { return false }
+func (in *fakeIncoming) Prepare(ctx context.Context, recs []savefmt.Record) error {
+	if len(recs) != 1 || string(recs[0].Body) != "early" {
+		return fmt.Errorf("early state %v", recs)
+	}
+	in.prepared = true
+	return in.h.enter(ctx, "Prepare")
+}
 func (in *fakeIncoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 	if len(recs) != 1 || string(recs[0].Body) != "context" {
 		return fmt.Errorf("final state %v", recs)

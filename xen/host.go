@@ -129,6 +129,8 @@ type Spec struct {
 	UUID string
 	// Domid is the id that the domain must get, 0 for any.
 	Domid uint32
+	// Early: Incoming.Prepare will be called, while the guest runs elsewhere.
+	Early bool
 }
 
 // MaxPages bounds a guest's physical address space: 2^32 pages, 16 TiB, the

@@ -300,6 +300,10 @@ func (l *Link) abort(cause error) {
 	}
 }
 
+// noLimit is for a wait that the silence limit alone bounds: the other end is at
+// work, and says so.
+const noLimit time.Duration = 0
+
 // receive waits up to limit for the message of that kind, and returns the
 // state records that came before it. What has arrived counts even if the link
 // has ended since.
@@ -310,10 +314,14 @@ func (l *Link) receive(ctx context.Context, kind string, limit time.Duration) (*
 // receiveEither is receive for a message of one kind or another.
 func (l *Link) receiveEither(ctx context.Context, limit time.Duration, kind, other string) (*message, []savefmt.Record, error) {
 	var records []savefmt.Record
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
+	var late <-chan time.Time
+	if limit != noLimit {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		late = timer.C
+	}
 	for {
-		d, err := l.next(ctx, timer.C)
+		d, err := l.next(ctx, late)
 		switch {
 		case errors.Is(err, errLimit):
 			return nil, nil, fmt.Errorf("%s: %w: no %q within %s", l.peer, ErrPeerSilent, kind, limit)
@@ -348,6 +356,9 @@ func (l *Link) reason(err error) error {
 		return err
 	}
 }
+
+// waiting tells whether something has come that nobody has received yet.
+func (l *Link) waiting() bool { return len(l.queue) > 0 }
 
 var errLimit = errors.New("limit reached")
 

@@ -21,6 +21,8 @@ const (
 	kindHello   = "hello"   // source: who I am, what comes
 	kindWelcome = "welcome" // destination: a domain is there to take it, and where to connect
 	kindStreams = "streams" // source: the static state is sent, this many data connections carry the pages
+	kindPrepare = "prepare" // source, if both have said early: all pages were sent once, build the devices
+	kindReadied = "readied" // destination: the devices are there
 	kindFinal   = "final"   // source: everything is sent
 	kindReady   = "ready"   // destination: the guest is whole, and paused
 	kindGo      = "go"      // source: it is yours
@@ -57,13 +59,15 @@ type hello struct {
 	KeepDomid  bool            `json:"keep_domid,omitempty"`
 	LeavePause bool            `json:"leave_paused,omitempty"`
 	Data       DataMode        `json:"data"`
-	PublicKey  string          `json:"public_key"` // fingerprint of the sender's TLS key
+	Early      bool            `json:"early,omitempty"` // its devices may be built while it runs here
+	PublicKey  string          `json:"public_key"`      // fingerprint of the sender's TLS key
 }
 
 type welcome struct {
 	Version   int      `json:"version"`
 	Program   string   `json:"program"`
 	Host      string   `json:"host"`
+	Early     bool     `json:"early,omitempty"`     // send prepare: I will build the devices early
 	Addresses []string `json:"addresses,omitempty"` // host:port of the data listener, best first
 	PublicKey string   `json:"public_key,omitempty"`
 	Token     string   `json:"token,omitempty"`
@@ -146,7 +150,7 @@ func decodeMessage(body []byte) (*message, error) {
 		present = m.Ask != nil
 	case kindAnswer:
 		present = m.Answer != nil
-	case kindGo, kindAck:
+	case kindGo, kindAck, kindPrepare, kindReadied:
 		present = true
 	default:
 		return nil, fmt.Errorf("%w: unknown control message %q", ErrCorrupt, m.Kind)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,26 +38,33 @@ func TestMoves(t *testing.T) {
 }
 
 func TestStockPolicy(t *testing.T) {
+	late := map[string]error{"Preparable": ErrUnsupported} // no second run of rounds, while devices are built
 	m := newMove()
 	m.dom.writes = 60 // never fewer than the target of 50
+	m.src.failAt = late
 	m.run(t.Context(), t)
 	m.expectMoved(t)
-	if got, want := len(m.report.Rounds), StockMaxRounds+1; got != want {
+	if m.dst.in.prepared {
+		t.Error("devices were built early that must not be")
+	}
+	// The policy's, one while the guest answers the request, and the last.
+	if got, want := len(m.report.Rounds), StockMaxRounds+2; got != want {
 		t.Errorf("%d rounds, want %d", got, want)
 	}
 	m = newMove()
 	m.dom.writes = 5
+	m.src.failAt = late
 	m.run(t.Context(), t)
 	m.expectMoved(t)
-	if got := len(m.report.Rounds); got != 2 {
-		t.Errorf("%d rounds for a guest that writes little, want 2", got)
+	if got := len(m.report.Rounds); got != 3 {
+		t.Errorf("%d rounds for a guest that writes little, want 3", got)
 	}
 }
 
 // TestSourceFailures lets every call at the source fail once.
 func TestSourceFailures(t *testing.T) {
 	broken := errors.New("broken on purpose")
-	for _, method := range []string{"Host.Info", "Info", "Config", "StaticState", "StartLogDirty", "CleanDirty", "Map", "Suspend", "FinalState", "Rename"} {
+	for _, method := range []string{"Host.Info", "Info", "Config", "StaticState", "Preparable", "StartLogDirty", "EarlyState", "CleanDirty", "Map", "Suspend", "FinalState", "Rename"} {
 		t.Run(method, func(t *testing.T) {
 			m := newMove()
 			m.src.failAt = map[string]error{method: broken}
@@ -75,7 +83,7 @@ func TestSourceFailures(t *testing.T) {
 // TestDestinationFailures lets every call at the destination fail once, those
 // after GO included.
 func TestDestinationFailures(t *testing.T) {
-	for _, method := range []string{"Host.Info", "List", "Receive", "LoadStatic", "In.Map", "Finish", "Whole", "In.Rename", "Unpause"} {
+	for _, method := range []string{"Host.Info", "List", "Receive", "LoadStatic", "In.Map", "Prepare", "Finish", "Whole", "In.Rename", "Unpause"} {
 		for _, mode := range []DataMode{DataPlain, DataControl} {
 			t.Run(method+"/"+string(mode), func(t *testing.T) {
 				m := newMove()
@@ -331,8 +339,9 @@ func TestDamagedPage(t *testing.T) {
 func TestLostWriteIsFound(t *testing.T) {
 	lose := func(m *move) {
 		m.dom.writes = 0
+		lost := sync.OnceFunc(func() { m.dom.mem[0] ^= 1 })
 		m.opts.Policy = func([]RoundStats) bool {
-			m.dom.mem[0] ^= 1 // page 0 was sent in round 0, and is not marked dirty
+			lost() // page 0 was sent in round 0, and is not marked dirty
 			return true
 		}
 	}

@@ -254,7 +254,7 @@ func TestPanel(t *testing.T) {
 			if err := v.Change(t.Context(), Change{MaxDowntime: &pause}, time.Minute); !errors.Is(err, ErrChangeRefused) {
 				return fmt.Errorf("while the pause is counted: %w", err)
 			}
-			return expectFigures(v, func(f *Figures) bool { return f.Phase == "final state" && f.Changes == 1 })
+			return expectFigures(v, func(f *Figures) bool { return f.Phase == "last pages" && f.Changes == 1 })
 		},
 	}
 	var once sync.Mutex

@@ -90,7 +90,11 @@ func (p *pageReader) roundEnd(h savefmt.Header, in *frameReader) error {
 	if err := p.applyCopies(); err != nil {
 		return err
 	}
-	return p.barrier.wait() // the next round may change what was copied
+	if err := p.barrier.wait(); err != nil { // the next round may change what was copied
+		return err
+	}
+	p.mem.roundDone()
+	return nil
 }
 
 func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {

@@ -27,6 +27,9 @@ type Report struct {
 	// SuspendWait is from the request until the guest had stopped. Part of it
 	// the guest still ran.
 	SuspendWait time.Duration `json:"suspend_wait_ns"`
+	// Devices is how long the last live round had to wait until the
+	// destination had built the devices: the guest ran meanwhile.
+	Devices time.Duration `json:"devices_ns"`
 	// Build and Start are the destination's parts of the downtime: from the
 	// source's last word until the guest was whole there, and from GO until it
 	// was let run.

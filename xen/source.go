@@ -68,7 +68,9 @@ type source struct {
 	pages   *sender
 	dirty   Bitmap
 	round   int
-	touched bool // something has been done to the guest that may have to be undone
+	early   bool             // the destination builds the devices while the guest runs here
+	final   []savefmt.Record // the guest's state, once it is suspended
+	touched bool             // something has been done to the guest that may have to be undone
 
 	stopped time.Time   // the guest was known to have stopped
 	tooLong *time.Timer // runs out when the pause is longer than allowed
@@ -116,12 +118,13 @@ func (s *source) run(ctx context.Context) error {
 		{"connect", s.connect},
 		{"log-dirty", s.startLogDirty},
 		{"copy", s.copyLive},
+		{"devices", s.awaitDevices},
 		{"suspend", s.suspend},
 		{"last pages", s.copyLast},
 		{"verify", s.verify},
 		{"final state", s.finalState},
-		{"destination ready", s.awaitReady},
 		{"rename", s.rename},
+		{"destination ready", s.awaitReady},
 	})
 	if err != nil {
 		return s.fail(err)
@@ -168,11 +171,15 @@ func (s *source) hello(ctx context.Context) error {
 	if s.keys, err = newKeyPair(); err != nil {
 		return err
 	}
+	early, err := s.mayPrepare(ctx)
+	if err != nil {
+		return err
+	}
 	err = s.link.send(&message{Kind: kindHello, Hello: &hello{
 		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
 		ID: s.report.ID, Host: host.Name, Guest: info, Pages: s.dom.Pages(), Config: config,
 		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
-		Data: s.opts.Data, PublicKey: s.keys.fingerprint,
+		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early,
 	}})
 	if err != nil {
 		return err
@@ -182,6 +189,7 @@ func (s *source) hello(ctx context.Context) error {
 		return err
 	}
 	s.welcome = m.Welcome
+	s.early = early && s.welcome.Early
 	if s.welcome.Host != "" {
 		s.report.To = s.welcome.Host
 	}
@@ -241,13 +249,23 @@ func (s *source) startLogDirty(ctx context.Context) error {
 	return s.dom.StartLogDirty(ctx)
 }
 
-// copyLive sends rounds until the policy says stop.
+// copyLive sends rounds until the policy, which sees only these, says stop.
 func (s *source) copyLive(ctx context.Context) error {
-	round := func(ctx context.Context) (RoundStats, error) { return s.sendRound(ctx, savefmt.FlagLive) }
-	return copyLive(ctx, s.dom, s.dirty, round, func(stats RoundStats) bool {
+	first := len(s.report.Rounds)
+	return copyLive(ctx, s.dom, s.dirty, s.liveRound, func(stats RoundStats) bool {
 		s.endRound(stats)
-		return s.opts.Policy(s.report.Rounds)
+		return s.opts.Policy(s.report.Rounds[first:])
 	})
+}
+
+// liveRound sends one round of a running guest. After the first the destination
+// has a place for all pages, and can begin with the devices.
+func (s *source) liveRound(ctx context.Context) (RoundStats, error) {
+	stats, err := s.sendRound(ctx, savefmt.FlagLive)
+	if err == nil && stats.Round == 0 {
+		err = s.askForDevices(ctx)
+	}
+	return stats, err
 }
 
 // sendRound sends the pages in s.dirty while it reports progress. A blocked
@@ -275,7 +293,31 @@ func (s *source) endRound(stats RoundStats) {
 	s.emit(Event{Kind: EventRound, Round: &stats})
 }
 
+// suspend asks the guest to suspend, and sends the pages that are known to be
+// dirty while it takes its time to do so: they are not part of the downtime. If
+// it is quicker, they are sent all the same, as they would have to be.
 func (s *source) suspend(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var stats RoundStats
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		var err error
+		if stats, err = s.sendRound(ctx, savefmt.FlagLive); err != nil {
+			cancel(err) // the first cause stays
+		}
+	}()
+	if err := s.stop(ctx); err != nil {
+		cancel(err)
+	}
+	<-sent
+	s.endRound(stats)
+	return context.Cause(ctx)
+}
+
+// stop suspends the guest.
+func (s *source) stop(ctx context.Context) error {
 	asked := time.Now()
 	var err error
 	if s.stopped, err = s.stopGuest(ctx, s.dom, s.opts.Limits.Suspend); err != nil {
@@ -291,8 +333,10 @@ func (s *source) suspend(ctx context.Context) error {
 	return err
 }
 
-// copyLast sends what the guest wrote since the last live round began.
+// copyLast sends what the guest wrote since the last live round began, and
+// fetches its state meanwhile.
 func (s *source) copyLast(ctx context.Context) error {
+	clear(s.dirty) // that round has sent it
 	if err := addLast(ctx, s.dom, s.dirty, s.report.Rounds); err != nil {
 		return err
 	}
@@ -300,7 +344,16 @@ func (s *source) copyLast(ctx context.Context) error {
 	if !s.opts.Verify {
 		flags |= savefmt.FlagLast
 	}
+	fetched := make(chan error, 1)
+	go func() {
+		var err error
+		s.final, err = s.dom.FinalState(ctx)
+		fetched <- err
+	}()
 	stats, err := s.sendRound(ctx, flags)
+	if fetchErr := <-fetched; err == nil {
+		err = fetchErr
+	}
 	if err != nil {
 		return err
 	}
@@ -322,17 +375,14 @@ func (s *source) verify(ctx context.Context) error {
 	return nil
 }
 
-func (s *source) finalState(ctx context.Context) error {
-	records, err := s.dom.FinalState(ctx)
-	if err != nil {
-		return err
-	}
+func (s *source) finalState(context.Context) error {
 	if s.opts.MemoryHash {
+		var err error
 		if s.report.MemoryHash, err = hashMemory(s.dom); err != nil {
 			return err
 		}
 	}
-	if err := s.link.sendState(records); err != nil {
+	if err := s.link.sendState(s.final); err != nil {
 		return err
 	}
 	return s.link.send(&message{Kind: kindFinal, Final: &final{MemoryHash: s.report.MemoryHash}})

@@ -169,6 +169,12 @@ func (d *domain) StaticState(context.Context) ([]savefmt.Record, error) {
 	return []savefmt.Record{{Type: savefmt.RecCPUIDPolicy, Body: []byte("policy")}}, nil
 }
 
+func (d *domain) Preparable(context.Context) error { return nil }
+
+func (d *domain) EarlyState(context.Context) ([]savefmt.Record, error) {
+	return []savefmt.Record{{Type: savefmt.RecHVMParams, Body: []byte("early")}}, d.do("early state", func() error { return nil })
+}
+
 func (d *domain) StartLogDirty(context.Context) error {
 	return d.do("start log-dirty", func() error { d.g.logDirty = true; clear(d.g.dirty); return nil })
 }
@@ -243,6 +249,10 @@ func (in *incoming) NewPagesZero() bool { return true }
 
 func (in *incoming) LoadStatic(context.Context, []savefmt.Record) error {
 	return in.do("load static", func() error { return nil })
+}
+
+func (in *incoming) Prepare(context.Context, []savefmt.Record) error {
+	return in.do("prepare", func() error { return nil })
 }
 
 func (in *incoming) Finish(context.Context, []savefmt.Record) error {

@@ -158,6 +158,14 @@ func (d *Domain) StaticState(context.Context) ([]savefmt.Record, error) {
 	return staticRecords(), nil
 }
 
+// Preparable implements xen.Domain: a simulated guest has no devices.
+func (d *Domain) Preparable(context.Context) error { return nil }
+
+// EarlyState implements xen.Domain.
+func (d *Domain) EarlyState(context.Context) ([]savefmt.Record, error) {
+	return staticRecords(), nil
+}
+
 // StartLogDirty implements xen.Domain. The guest marks its writes at all
 // times, so that this has only to forget the old ones.
 func (d *Domain) StartLogDirty(context.Context) error {

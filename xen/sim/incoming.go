@@ -137,6 +137,18 @@ func (in *Incoming) Unmap(b *xen.Batch) error {
 // NewPagesZero implements xen.Incoming: the memory is a new file.
 func (in *Incoming) NewPagesZero() bool { return true }
 
+// Prepare implements xen.Incoming. There is nothing to be built but what is
+// there from the beginning.
+func (in *Incoming) Prepare(_ context.Context, recs []savefmt.Record) error {
+	if !in.loaded || in.finished {
+		return fmt.Errorf("%s: prepare: it comes after the static state and before the end", in)
+	}
+	if err := checkStatic(recs); err != nil {
+		return fmt.Errorf("%s: early state: %w", in, err)
+	}
+	return nil
+}
+
 // Finish implements xen.Incoming.
 func (in *Incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 	if !in.loaded {

@@ -32,10 +32,12 @@ type domain struct {
 	qemu  *qemu // nil for a PVH guest
 
 	dirty        *xenctrl.DirtyLog
-	logDirty     bool   // Xen logs
-	qemuLogDirty bool   // QEMU logs
-	leftover     bool   // a dead sender may have made either log
-	deviceState  []byte // QEMU's, from Suspend on
+	logDirty     bool     // Xen logs
+	qemuLogDirty bool     // QEMU logs
+	leftover     bool     // a dead sender may have made either log
+	qemuStopped  bool     // from Suspend on
+	earlyLayout  string   // of QEMU's devices, as a destination has been told
+	fresh        []uint64 // pages that the host and the guest share: each host has its own
 
 	closing  sync.Once
 	closeErr error
@@ -79,6 +81,11 @@ func (d *domain) acquire() (err error) {
 		return fmt.Errorf("%w: domain %d has a physical address space of %d pages, 1 to %d are possible",
 			xen.ErrUnsupported, d.domid, d.pages, uint64(xen.MaxPages))
 	}
+	params, err := d.params()
+	if err != nil {
+		return goneOr(err)
+	}
+	d.fresh = params.freshPages()
 	if d.dirty, err = d.h.xc.NewDirtyLog(d.domid, d.pages); err != nil {
 		return err
 	}
@@ -119,8 +126,49 @@ func (d *domain) StaticState(context.Context) ([]savefmt.Record, error) {
 	return recs, nil
 }
 
+// Preparable looks at the devices that the guest has now.
+func (d *domain) Preparable(ctx context.Context) error {
+	config, err := d.Config(ctx)
+	if err != nil {
+		return err
+	}
+	return checkPreparable(config)
+}
+
+// EarlyState is what libxl and QEMU need to build the devices.
+func (d *domain) EarlyState(ctx context.Context) ([]savefmt.Record, error) {
+	params, err := d.params()
+	if err != nil {
+		return nil, goneOr(err)
+	}
+	recs := []savefmt.Record{hvmParamsRecord(params)}
+	if d.qemu == nil {
+		return recs, nil
+	}
+	model, err := d.qemu.save(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err)
+	}
+	d.earlyLayout = model.layout
+	return append(recs, savefmt.Record{Type: savefmt.RecDeviceModel, Body: model.state}), nil
+}
+
+// params reads the HVM params that move with the guest and are not zero.
+func (d *domain) params() (params hvmParams, err error) {
+	for _, index := range movingParams {
+		v, err := d.h.xc.HVMParam(d.domid, index)
+		if err != nil {
+			return nil, err
+		}
+		if v != 0 {
+			params = append(params, hvmParam{index, v})
+		}
+	}
+	return params, nil
+}
+
 // FinalState is the state of the virtual hardware: in Xen, and in QEMU.
-func (d *domain) FinalState(context.Context) ([]savefmt.Record, error) {
+func (d *domain) FinalState(ctx context.Context) ([]savefmt.Record, error) {
 	info, err := d.h.xc.Domain(d.domid)
 	if err != nil {
 		return nil, goneOr(err)
@@ -128,20 +176,16 @@ func (d *domain) FinalState(context.Context) ([]savefmt.Record, error) {
 	if !info.Flags.Suspended() {
 		return nil, fmt.Errorf("domain %d: its final state is asked for, but it is not suspended", d.domid)
 	}
-	if d.qemu != nil && d.deviceState == nil {
+	if d.qemu != nil && !d.qemuStopped {
 		return nil, fmt.Errorf("domain %d: its final state is asked for, but QEMU has not been stopped", d.domid)
 	}
 	tsc, err := d.h.xc.TSCInfo(d.domid)
 	if err != nil {
 		return nil, err
 	}
-	params := make([]hvmParam, len(movingParams))
-	for i, index := range movingParams {
-		v, err := d.h.xc.HVMParam(d.domid, index)
-		if err != nil {
-			return nil, err
-		}
-		params[i] = hvmParam{index, v}
+	params, err := d.params()
+	if err != nil {
+		return nil, err
 	}
 	hvm, err := d.h.xc.HVMContext(d.domid)
 	if err != nil {
@@ -153,10 +197,27 @@ func (d *domain) FinalState(context.Context) ([]savefmt.Record, error) {
 		hvmParamsRecord(params),
 		{Type: savefmt.RecHVMContext, Body: hvm},
 	}
-	if d.qemu != nil {
-		recs = append(recs, savefmt.Record{Type: savefmt.RecDeviceModel, Body: d.deviceState})
+	if d.qemu == nil {
+		return recs, nil
 	}
-	return recs, nil
+	model, err := d.finalDevices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(recs, savefmt.Record{Type: savefmt.RecDeviceModel, Body: model}), nil
+}
+
+// finalDevices is the state of the stopped QEMU. It must fit a destination's
+// that has been started already.
+func (d *domain) finalDevices(ctx context.Context) ([]byte, error) {
+	model, err := d.qemu.save(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err)
+	}
+	if d.earlyLayout != "" && d.earlyLayout != model.layout {
+		return nil, fmt.Errorf("domain %d: the guest has moved its PCI devices to other addresses during the migration: begin again", d.domid)
+	}
+	return model.state, nil
 }
 
 func (d *domain) Rename(ctx context.Context, name string) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/xenferry/xenferry/xen"
@@ -132,6 +133,7 @@ func (d *domain) Map(b *xen.Batch) error {
 		if err := xenctrl.PageTypes(d.h.xc, d.domid, b.PFNs, b.Types); err != nil {
 			return goneOr(err)
 		}
+		d.leaveOutFresh(b)
 		i, err := d.mapData(b, bm)
 		if err == nil {
 			return nil
@@ -141,6 +143,16 @@ func (d *domain) Map(b *xen.Batch) error {
 		}
 		if attempt == mapAttempts {
 			return fmt.Errorf("domain %d: map pfn %#x: %w", d.domid, bm.pfns[i], err)
+		}
+	}
+}
+
+// leaveOutFresh makes the pages of xenstore, console and device model pages
+// without contents: those of the new host begin empty.
+func (d *domain) leaveOutFresh(b *xen.Batch) {
+	for _, pfn := range d.fresh {
+		if i, found := slices.BinarySearch(b.PFNs, pfn); found && b.Types[i].HasData() {
+			b.Types[i] = xen.PageXAlloc
 		}
 	}
 }

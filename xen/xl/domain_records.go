@@ -24,21 +24,16 @@ func tscInfoRecord(t xenctrl.TSCInfo) savefmt.Record {
 	return savefmt.Record{Type: savefmt.RecTSCInfo, Body: b}
 }
 
-// hvmParamsRecord makes an HVM_PARAMS record of the params that are not zero:
+// hvmParamsRecord makes an HVM_PARAMS record:
 //
 //	u32 count | u32 0 | count x { u64 index | u64 value }
-func hvmParamsRecord(params []hvmParam) savefmt.Record {
+func hvmParamsRecord(params hvmParams) savefmt.Record {
 	le := binary.LittleEndian
 	b := make([]byte, paramsHeader, paramsHeader+paramEntrySize*len(params))
-	count := uint32(0)
+	le.PutUint32(b, uint32(len(params)))
 	for _, p := range params {
-		if p.value == 0 {
-			continue
-		}
 		b = le.AppendUint64(b, uint64(p.index))
 		b = le.AppendUint64(b, p.value)
-		count++
 	}
-	le.PutUint32(b, count)
 	return savefmt.Record{Type: savefmt.RecHVMParams, Body: b}
 }

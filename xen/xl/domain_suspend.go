@@ -33,9 +33,10 @@ func (d *domain) Suspend(ctx context.Context) error {
 	if d.qemu == nil {
 		return nil
 	}
-	if d.deviceState, err = d.qemu.stopAndSave(ctx); err != nil {
-		return d.undoSuspend(ctx, fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err))
+	if err := d.qemu.stop(ctx); err != nil {
+		return d.undoSuspend(ctx, fmt.Errorf("domain %d: stop QEMU: %w", d.domid, err))
 	}
+	d.qemuStopped = true
 	return nil
 }
 
@@ -74,7 +75,7 @@ func (d *domain) Resume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("domain %d: resume: %w", d.domid, err)
 	}
-	d.deviceState = nil // no longer true
+	d.qemuStopped = false
 	return nil
 }
 

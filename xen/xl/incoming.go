@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +21,7 @@ import (
 // begins before libxl has made the domain, and passes through these states:
 //
 //	building    libxl waits for its stream, that is for us; Close destroys
+//	prepared    Prepare has succeeded: the devices are there; Close destroys
 //	finished    Finish has succeeded; the guest is whole and paused
 //	gone        destroyed
 type incoming struct {
@@ -30,9 +33,12 @@ type incoming struct {
 
 	create    *creation
 	bridge    *bridge
-	model     *deviceModel // nil where it has none, and until Finish
+	model     *deviceModel // nil where it has none, and until that is there
 	populated *pageSet     // pfns that have memory
 	supers    *superpages
+	params    hvmParams                // that the devices were built with, by Prepare
+	taken     atomic.Pointer[[]uint64] // pfns that the devices use: not written any more
+	announced sync.WaitGroup
 
 	handedOver             bool // libxl has been told to go on by itself
 	finished, gone, closed bool
@@ -123,6 +129,12 @@ func guestConfig(ctx context.Context, c *libxl, spec xen.Spec) (*config, error) 
 			return nil, err
 		}
 	}
+	if spec.Early && spec.Type == xen.TypeHVM {
+		if err := cfg.setQuiet(); err != nil {
+			cfg.free()
+			return nil, err
+		}
+	}
 	cfg.setName(spec.Name)
 	cfg.setDomid(spec.Domid)
 	need, err := c.needKiB(cfg)
@@ -203,8 +215,45 @@ func (in *incoming) LoadStatic(ctx context.Context, recs []savefmt.Record) error
 	return in.explain(ctx, in.bridge.staticDone(ctx, s.missing()))
 }
 
-// Finish loads the state that follows the pages, and lets libxl add devices
-// and QEMU.
+// Prepare lets libxl add devices and QEMU, for a guest that still runs at the
+// source: from now on their pages are theirs, see sort.
+func (in *incoming) Prepare(ctx context.Context, recs []savefmt.Record) error {
+	s, err := parseEarly(recs, in.spec.Type, in.spec.Pages)
+	if err != nil {
+		return err
+	}
+	if !in.spec.Early || in.handedOver {
+		return fmt.Errorf("domain %d (%s): its devices are not to be built early, or are being built already", in.hello.domid, in.name)
+	}
+	fresh := s.params.freshPages()
+	in.taken.Store(&fresh)
+	if err := in.loadParams(s.params); err != nil {
+		return err
+	}
+	if err := in.addDevices(ctx, s.params, s.deviceModel); err != nil {
+		return err
+	}
+	in.params = s.params
+	return in.h.ctx.forgetQuiet(in.hello.domid)
+}
+
+// addDevices hands the guest over to libxl, which adds its devices and QEMU.
+func (in *incoming) addDevices(ctx context.Context, params hvmParams, deviceModel []byte) (err error) {
+	store, console := params.ringPages()
+	in.handedOver = true
+	if err := in.bridge.complete(ctx, store, console, deviceModel); err != nil {
+		return in.explain(ctx, err)
+	}
+	if err := in.create.wait(ctx, devicesLimit); err != nil {
+		return err
+	}
+	in.bridge.close()
+	in.model, err = in.h.deviceModel(in.hello.domid)
+	return err
+}
+
+// Finish loads the state that follows the pages, and has libxl add the devices
+// if they are not there yet.
 func (in *incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 	s, err := parseFinal(recs, in.spec.Type, in.spec.Pages)
 	if err != nil {
@@ -213,24 +262,48 @@ func (in *incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 	if err := in.releaseAhead(); err != nil {
 		return err
 	}
-	if err := in.loadFinal(s); err != nil {
+	if in.params != nil {
+		err = in.finishPrepared(ctx, s)
+	} else {
+		err = in.finishNew(ctx, s)
+	}
+	in.finished = err == nil
+	return err
+}
+
+func (in *incoming) finishNew(ctx context.Context, s finalState) error {
+	if err := in.loadParams(s.params); err != nil {
+		return err
+	}
+	if err := in.loadProcessors(s); err != nil {
 		return err
 	}
 	if err := in.h.xc.Claim(in.hello.domid, 0); err != nil {
 		return err
 	}
-	store, console := s.ringPages()
-	in.handedOver = true
-	if err := in.bridge.complete(ctx, store, console, s.deviceModel); err != nil {
-		return in.explain(ctx, err)
-	}
-	if err := in.create.wait(ctx, devicesLimit); err != nil {
+	return in.addDevices(ctx, s.params, s.deviceModel)
+}
+
+func (in *incoming) finishPrepared(ctx context.Context, s finalState) error {
+	if err := in.reloadParams(s.params); err != nil {
 		return err
 	}
-	in.finished = true
-	in.bridge.close()
-	in.model, err = in.h.deviceModel(in.hello.domid)
-	return err
+	if err := in.loadProcessors(s); err != nil {
+		return err
+	}
+	if err := in.h.xc.Claim(in.hello.domid, 0); err != nil {
+		return err
+	}
+	if s.deviceModel != nil {
+		if err := qemuOf(in.hello.domid).load(ctx, s.deviceModel); err != nil {
+			return fmt.Errorf("domain %d: give QEMU the state of its devices: %w", in.hello.domid, err)
+		}
+	}
+	disks, err := configDisks(in.spec.Config)
+	if err != nil {
+		return err
+	}
+	return forgetCached(disks)
 }
 
 // Whole fails if the guest's device model has died.
@@ -253,7 +326,24 @@ func (in *incoming) Unpause(context.Context) error {
 	if err := in.model.alive(); err != nil {
 		return err
 	}
-	return in.h.ctx.unpause(in.hello.domid)
+	if err := in.h.ctx.unpause(in.hello.domid); err != nil {
+		return err
+	}
+	if in.spec.Type == xen.TypeHVM {
+		in.announced.Go(func() { announce(in.hello.domid) })
+	}
+	return nil
+}
+
+// announceLimit bounds the words that no guest waits for.
+const announceLimit = 5 * time.Second
+
+// announce tells the network where an HVM guest's emulated NICs are now. One
+// with PV drivers does that itself, too. Nothing depends on it.
+func announce(domid uint32) {
+	ctx, cancel := context.WithTimeout(context.Background(), announceLimit)
+	defer cancel()
+	_ = qemuOf(domid).announce(ctx)
 }
 
 // Destroy ends the guest here. It does not stop when ctx ends, as half a guest
@@ -283,7 +373,7 @@ func (in *incoming) Destroy(context.Context) error {
 func (in *incoming) stopCreation() error {
 	in.bridge.close()
 	err := errCreationStuck
-	if !in.handedOver {
+	if !in.handedOver || in.create.ended() {
 		err = in.create.wait(context.Background(), stopLimit)
 	}
 	if errors.Is(err, errCreationStuck) {
@@ -303,6 +393,7 @@ func (in *incoming) Close() error {
 		return nil
 	}
 	in.closed = true
+	in.announced.Wait()
 	var err error
 	if !in.finished {
 		err = in.Destroy(context.Background())

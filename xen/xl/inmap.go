@@ -5,6 +5,7 @@ package xl
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -75,6 +76,7 @@ func (in *incoming) sort(b *xen.Batch, m *inMapping) error {
 	if len(b.PFNs) > xen.BatchPages {
 		return fmt.Errorf("domain %d: batch of %d pages, over the limit of %d", in.hello.domid, len(b.PFNs), xen.BatchPages)
 	}
+	taken := in.taken.Load() // up to four pfns
 	m.fresh, m.data, m.at = m.fresh[:0], m.data[:0], m.at[:0]
 	for i, pfn := range b.PFNs {
 		t := b.Types[i]
@@ -94,6 +96,9 @@ func (in *incoming) sort(b *xen.Batch, m *inMapping) error {
 			in.supers.ahead.remove(pfn)
 		}
 		if t.HasData() {
+			if taken != nil && slices.Contains(*taken, pfn) {
+				return fmt.Errorf("domain %d: the source has sent contents of pfn %#x, which the devices use here", in.hello.domid, pfn)
+			}
 			m.data = append(m.data, pfn)
 			m.at = append(m.at, i)
 		}

@@ -2,6 +2,7 @@ package xl
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -46,53 +47,128 @@ func (m *qemu) setLogDirty(ctx context.Context, on bool) error {
 	})
 }
 
-// stopAndSave stops QEMU, after which its devices write no guest memory, and
-// returns their state, as QEMU reads it at its start.
-func (m *qemu) stopAndSave(ctx context.Context) (state []byte, err error) {
-	err = m.do(ctx, func(q *qmpClient) error {
-		if err := q.execute(ctx, "stop", nil, nil); err != nil {
-			return err
-		}
-		state, err = saveDevices(ctx, q)
-		return err
-	})
-	return state, err
+// stop stops QEMU, after which its devices write no guest memory.
+func (m *qemu) stop(ctx context.Context) error {
+	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "stop", nil, nil) })
 }
 
-// saveDevices has QEMU write the state of its devices into a memory file. QEMU
-// takes a descriptor only in the access mode in which it would open the file
-// itself, hence the second one.
-func saveDevices(ctx context.Context, q *qmpClient) ([]byte, error) {
+// devices is what QEMU has of a guest, at one moment.
+type devices struct {
+	state []byte // as QEMU reads it at its start, and in load
+	// layout is where the guest has mapped the memory of PCI devices: a QEMU
+	// that has been started with one layout cannot be given the state of
+	// another.
+	layout string
+}
+
+// save returns the devices. A QEMU that runs stands still for that.
+func (m *qemu) save(ctx context.Context) (d devices, err error) {
+	err = m.do(ctx, func(q *qmpClient) error {
+		if d.state, err = saveDevices(ctx, q); err != nil {
+			return err
+		}
+		d.layout, err = pciLayout(ctx, q)
+		return err
+	})
+	return d, err
+}
+
+// pciLayout lists the regions of all PCI devices.
+func pciLayout(ctx context.Context, q *qmpClient) (string, error) {
+	var buses []struct {
+		Bus     int `json:"bus"`
+		Devices []struct {
+			Slot     int             `json:"slot"`
+			Function int             `json:"function"`
+			Regions  json.RawMessage `json:"regions"`
+		} `json:"devices"`
+	}
+	if err := q.execute(ctx, "query-pci", nil, &buses); err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(buses)
+	return string(text), err
+}
+
+// withMemfd runs f with the number of a set in which QEMU has a memory file,
+// opened by us in the access mode in which it would open a file itself: it
+// takes no other.
+func withMemfd(ctx context.Context, q *qmpClient, mem *os.File, mode int, f func(path string) error) error {
+	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", mem.Fd()), mode, 0)
+	if err != nil {
+		return fmt.Errorf("open the memory file for QEMU's state: %w", err)
+	}
+	defer file.Close()
+	var set struct {
+		ID int `json:"fdset-id"`
+	}
+	if err := q.execute(ctx, "add-fd", nil, &set, file); err != nil {
+		return err
+	}
+	err = f(fmt.Sprintf("/dev/fdset/%d", set.ID))
+	return errors.Join(err, q.execute(ctx, "remove-fd", set, nil))
+}
+
+func newMemfd() (*os.File, error) {
 	fd, err := unix.MemfdCreate("xenferry-qemu-state", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("create a memory file for QEMU's state: %w", err)
 	}
-	mem := os.NewFile(uintptr(fd), "QEMU's state")
-	defer mem.Close()
-	w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the memory file for QEMU's state: %w", err)
-	}
-	defer w.Close()
+	return os.NewFile(uintptr(fd), "QEMU's state"), nil
+}
 
-	var set struct {
-		ID int `json:"fdset-id"`
-	}
-	if err := q.execute(ctx, "add-fd", nil, &set, w); err != nil {
+// saveDevices has QEMU write the state of its devices into a memory file.
+func saveDevices(ctx context.Context, q *qmpClient) ([]byte, error) {
+	mem, err := newMemfd()
+	if err != nil {
 		return nil, err
 	}
-	save := struct {
-		Filename string `json:"filename"`
-		Live     bool   `json:"live"`
-	}{fmt.Sprintf("/dev/fdset/%d", set.ID), true} // live: gives the locks on its disks back, as a migration must
-	saveErr := q.execute(ctx, "xen-save-devices-state", save, nil)
-	remove := struct {
-		ID int `json:"fdset-id"`
-	}{set.ID}
-	if err := errors.Join(saveErr, q.execute(ctx, "remove-fd", remove, nil)); err != nil {
+	defer mem.Close()
+	err = withMemfd(ctx, q, mem, os.O_WRONLY, func(path string) error {
+		return q.execute(ctx, "xen-save-devices-state", struct {
+			Filename string `json:"filename"`
+			Live     bool   `json:"live"`
+		}{path, true}, nil) // live: a QEMU that is stopped gives the locks on its disks back, as a migration must
+	})
+	if err != nil {
 		return nil, err
 	}
 	return readState(mem)
+}
+
+// load gives QEMU, whose guest is paused, the state of its devices in place of
+// the one that it has been started with.
+func (m *qemu) load(ctx context.Context, state []byte) error {
+	mem, err := newMemfd()
+	if err != nil {
+		return err
+	}
+	defer mem.Close()
+	if _, err := mem.Write(state); err != nil {
+		return fmt.Errorf("fill the memory file for QEMU's state: %w", err)
+	}
+	if _, err := mem.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return m.do(ctx, func(q *qmpClient) error {
+		return withMemfd(ctx, q, mem, os.O_RDONLY, func(path string) error {
+			return q.execute(ctx, "xen-load-devices-state", struct {
+				Filename string `json:"filename"`
+			}{path}, nil)
+		})
+	})
+}
+
+// announce makes QEMU tell the network, a few times, where the guest's emulated
+// NICs are now.
+func (m *qemu) announce(ctx context.Context) error {
+	times := struct { // in ms; those that QEMU has as default
+		Initial int `json:"initial"`
+		Max     int `json:"max"`
+		Rounds  int `json:"rounds"`
+		Step    int `json:"step"`
+	}{50, 550, 5, 100}
+	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "announce-self", times, nil) })
 }
 
 func readState(mem *os.File) ([]byte, error) {

@@ -3,6 +3,7 @@ package xl
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,10 +36,30 @@ func newFakeQEMU(state []byte, refuse string) *fakeQEMU {
 				return `{"error": {"class": "GenericError", "desc": "bad arguments"}, "id": %ID%}`
 			}
 			f.writeState(state)
+		case "query-pci":
+			result = `[{"bus": 0, "devices": [{"slot": 3, "function": 0, "irq": 11, "regions": [{"bar": 0, "address": 4273995776}]}]}]`
+		case "xen-load-devices-state":
+			if string(args) != `{"filename":"/dev/fdset/3"}` {
+				return `{"error": {"class": "GenericError", "desc": "bad arguments"}, "id": %ID%}`
+			}
+			f.readState()
 		}
 		return `{"event": "SOMETHING"}` + "\n" + `{"return": ` + result + `, "id": %ID%}`
 	}
 	return f
+}
+
+// readState reads from the descriptor, which must be open for reading only.
+func (f *fakeQEMU) readState() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.files) != 1 {
+		return
+	}
+	flags, err := unix.FcntlInt(f.files[0].Fd(), unix.F_GETFL, 0)
+	if err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY {
+		f.loaded, _ = io.ReadAll(f.files[0])
+	}
 }
 
 // writeState writes to the descriptor, which must be open for writing only, as
@@ -59,11 +80,17 @@ func TestQEMUStopAndSave(t *testing.T) {
 	state := bytes.Repeat([]byte("device"), 100000)
 	f := newFakeQEMU(state, "")
 	m := &qemu{sockets: []string{filepath.Join(t.TempDir(), "absent"), f.listen(t)}}
-	got, err := m.stopAndSave(t.Context())
-	if err != nil || !bytes.Equal(got, state) {
-		t.Fatalf("%d bytes of state, want %d: %v", len(got), len(state), err)
+	if err := m.stop(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	want := []string{"qmp_capabilities", "stop", "add-fd", "xen-save-devices-state", "remove-fd"}
+	got, err := m.save(t.Context())
+	if err != nil || !bytes.Equal(got.state, state) {
+		t.Fatalf("%d bytes of state, want %d: %v", len(got.state), len(state), err)
+	}
+	if !strings.Contains(got.layout, "4273995776") || strings.Contains(got.layout, "irq") {
+		t.Errorf("layout %s", got.layout)
+	}
+	want := []string{"qmp_capabilities", "stop", "qmp_capabilities", "add-fd", "xen-save-devices-state", "remove-fd", "query-pci"}
 	if heard := f.heard(); !slices.Equal(heard, want) {
 		t.Errorf("QEMU has heard %v, want %v", heard, want)
 	}
@@ -78,14 +105,35 @@ func TestQEMUStopAndSave(t *testing.T) {
 	}
 }
 
+// TestQEMULoad gives QEMU a state, and lets it announce itself.
+func TestQEMULoad(t *testing.T) {
+	state := bytes.Repeat([]byte("device"), 100000)
+	f := newFakeQEMU(nil, "")
+	m := &qemu{sockets: []string{f.listen(t)}}
+	if err := m.load(t.Context(), state); err != nil || !bytes.Equal(f.loaded, state) {
+		t.Errorf("%d bytes of state were loaded, want %d: %v", len(f.loaded), len(state), err)
+	}
+	if err := m.announce(t.Context()); err != nil {
+		t.Error(err)
+	}
+	want := []string{"qmp_capabilities", "add-fd", "xen-load-devices-state", "remove-fd", "qmp_capabilities", "announce-self"}
+	if heard := f.heard(); !slices.Equal(heard, want) {
+		t.Errorf("QEMU has heard %v, want %v", heard, want)
+	}
+	m = &qemu{sockets: []string{newFakeQEMU(nil, "xen-load-devices-state").listen(t)}}
+	if err := m.load(t.Context(), state); err == nil || !strings.Contains(err.Error(), "QEMU refused xen-load-devices-state") {
+		t.Errorf("a refused state: %v", err)
+	}
+}
+
 func TestQEMUFails(t *testing.T) {
-	for _, refuse := range []string{"stop", "add-fd", "xen-save-devices-state", "remove-fd"} {
+	for _, refuse := range []string{"add-fd", "xen-save-devices-state", "remove-fd", "query-pci"} {
 		f := newFakeQEMU([]byte("state"), refuse)
 		m := &qemu{sockets: []string{f.listen(t)}}
-		if _, err := m.stopAndSave(t.Context()); err == nil || !strings.Contains(err.Error(), "QEMU refused "+refuse) {
+		if _, err := m.save(t.Context()); err == nil || !strings.Contains(err.Error(), "QEMU refused "+refuse) {
 			t.Errorf("%s is refused: %v", refuse, err)
 		}
-		if heard := f.heard(); slices.Contains(heard, "add-fd") && refuse != "add-fd" && heard[len(heard)-1] != "remove-fd" {
+		if heard := f.heard(); slices.Contains(heard, "add-fd") && refuse != "add-fd" && !slices.Contains(heard, "remove-fd") {
 			t.Errorf("%s is refused: the descriptor stays with QEMU: %v", refuse, heard)
 		}
 	}
@@ -93,7 +141,7 @@ func TestQEMUFails(t *testing.T) {
 
 func TestQEMUEmptyState(t *testing.T) {
 	m := &qemu{sockets: []string{newFakeQEMU(nil, "").listen(t)}}
-	if _, err := m.stopAndSave(t.Context()); err == nil || !strings.Contains(err.Error(), "0 bytes") {
+	if _, err := m.save(t.Context()); err == nil || !strings.Contains(err.Error(), "0 bytes") {
 		t.Errorf("QEMU has written nothing: %v", err)
 	}
 	if savefmt.MaxDeviceModel != 128<<20 {

@@ -30,6 +30,7 @@ type fakeQEMU struct {
 	mu       sync.Mutex
 	commands []string
 	files    []*os.File // received with commands
+	loaded   []byte     // of a state that it was given
 }
 
 func (f *fakeQEMU) listen(t *testing.T) (path string) {

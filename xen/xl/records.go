@@ -74,10 +74,47 @@ type hvmParam struct {
 	value uint64
 }
 
+// hvmParams are the params of one guest.
+type hvmParams []hvmParam
+
+// value returns that of a param, and whether the guest has it.
+func (p hvmParams) value(index uint32) (uint64, bool) {
+	for _, e := range p {
+		if e.index == index {
+			return e.value, true
+		}
+	}
+	return 0, false
+}
+
+// ringPages returns the pages over which the guest speaks with xenstored and
+// its console.
+func (p hvmParams) ringPages() (store, console uint64) {
+	store, _ = p.value(xenctrl.ParamStorePFN)
+	console, _ = p.value(xenctrl.ParamConsolePFN)
+	return store, console
+}
+
+// freshPages returns the pages that each host must find empty.
+func (p hvmParams) freshPages() (pfns []uint64) {
+	for _, e := range p {
+		if slices.Contains(freshPageParams, e.index) {
+			pfns = append(pfns, e.value)
+		}
+	}
+	return pfns
+}
+
+// earlyState is what the devices can be built from before the guest is whole.
+type earlyState struct {
+	params      hvmParams
+	deviceModel []byte // nil for a PVH guest
+}
+
 // finalState is what must be loaded after all pages.
 type finalState struct {
 	tsc         xenctrl.TSCInfo
-	params      []hvmParam
+	params      hvmParams
 	hvmContext  []byte
 	deviceModel []byte // nil for a PVH guest
 }
@@ -85,17 +122,8 @@ type finalState struct {
 // parseFinal reads the records of Domain.FinalState for a guest of that type
 // whose pfns are below pages.
 func parseFinal(recs []savefmt.Record, typ xen.GuestType, pages uint64) (s finalState, err error) {
-	want := []uint32{savefmt.RecTSCInfo, savefmt.RecHVMParams, savefmt.RecHVMContext}
-	if typ == xen.TypeHVM {
-		want = append(want, savefmt.RecDeviceModel)
-	}
-	if err := eachOnce(recs, want...); err != nil {
+	if err := allOnce(recs, typ, savefmt.RecTSCInfo, savefmt.RecHVMParams, savefmt.RecHVMContext); err != nil {
 		return s, err
-	}
-	for _, w := range want {
-		if !slices.ContainsFunc(recs, func(r savefmt.Record) bool { return r.Type == w }) {
-			return s, fmt.Errorf("guest state: there is no %s record", recordName(w))
-		}
 	}
 	for _, r := range recs {
 		switch r.Type {
@@ -113,6 +141,41 @@ func parseFinal(recs []savefmt.Record, typ xen.GuestType, pages uint64) (s final
 		}
 	}
 	return s, nil
+}
+
+// parseEarly reads the records of Domain.EarlyState, as parseFinal does.
+func parseEarly(recs []savefmt.Record, typ xen.GuestType, pages uint64) (s earlyState, err error) {
+	if err := allOnce(recs, typ, savefmt.RecHVMParams); err != nil {
+		return s, err
+	}
+	for _, r := range recs {
+		if r.Type == savefmt.RecHVMParams {
+			s.params, err = parseParams(r, pages)
+		} else {
+			s.deviceModel, err = blob(r, savefmt.MaxDeviceModel)
+		}
+		if err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// allOnce checks that recs holds each of the given types once, and the state of
+// a device model if the guest has one, and nothing else.
+func allOnce(recs []savefmt.Record, typ xen.GuestType, types ...uint32) error {
+	if typ == xen.TypeHVM {
+		types = append(types, savefmt.RecDeviceModel)
+	}
+	if err := eachOnce(recs, types...); err != nil {
+		return err
+	}
+	for _, w := range types {
+		if !slices.ContainsFunc(recs, func(r savefmt.Record) bool { return r.Type == w }) {
+			return fmt.Errorf("guest state: there is no %s record", recordName(w))
+		}
+	}
+	return nil
 }
 
 // parseTSC reads u32 mode, u32 kHz, u64 ns, u32 incarnation, u32 zero.
@@ -145,7 +208,7 @@ var freshPageParams = []uint32{
 }
 
 // parseParams reads u32 count, u32 zero, count x {u64 index, u64 value}.
-func parseParams(r savefmt.Record, pages uint64) ([]hvmParam, error) {
+func parseParams(r savefmt.Record, pages uint64) (hvmParams, error) {
 	le := binary.LittleEndian
 	if len(r.Body) < paramsHeader {
 		return nil, recordError(r, "must have at least %d", paramsHeader)
@@ -157,7 +220,7 @@ func parseParams(r savefmt.Record, pages uint64) ([]hvmParam, error) {
 	if want := paramsHeader + count*paramEntrySize; uint64(len(r.Body)) != want {
 		return nil, recordError(r, "must have %d for its %d params", want, count)
 	}
-	var params []hvmParam
+	var params hvmParams
 	for e := r.Body[paramsHeader:]; len(e) > 0; e = e[paramEntrySize:] {
 		index, value := le.Uint64(e), le.Uint64(e[8:])
 		if index == xenctrl.ParamPAEEnabled {

@@ -9,18 +9,15 @@ import (
 	"github.com/xenferry/xenferry/xenctrl"
 )
 
-// loadFinal gives the domain everything but its devices, in the order that Xen
-// needs: params after the pages that they name, the processors' state after
-// the params.
-func (in *incoming) loadFinal(s finalState) error {
+// loadParams gives the domain its HVM params, after the pages that they name,
+// and the entries of its grant table by which xenstored and its console reach
+// their pages.
+func (in *incoming) loadParams(params hvmParams) error {
 	xc, domid := in.h.xc, in.hello.domid
-	if _, ok := s.param(xenctrl.ParamStorePFN); !ok {
+	if _, ok := params.value(xenctrl.ParamStorePFN); !ok {
 		return fmt.Errorf("guest state: HVM param %d (the page for xenstore) is missing: the guest could not speak to its host", xenctrl.ParamStorePFN)
 	}
-	if err := xc.SetTSCInfo(domid, s.tsc); err != nil {
-		return err
-	}
-	for _, p := range s.params {
+	for _, p := range params {
 		if err := in.loadParam(p); err != nil {
 			return err
 		}
@@ -31,10 +28,7 @@ func (in *incoming) loadFinal(s finalState) error {
 	if err := xc.SetHVMParam(domid, xenctrl.ParamConsoleEvtchn, uint64(in.hello.consolePort)); err != nil {
 		return err
 	}
-	if err := xc.SetHVMContext(domid, s.hvmContext); err != nil {
-		return err
-	}
-	store, console := s.ringPages()
+	store, console := params.ringPages()
 	return xc.SeedGrantTable(domid, console, store, in.hello.consoleDomid, in.hello.storeDomid)
 }
 
@@ -50,20 +44,28 @@ func (in *incoming) loadParam(p hvmParam) error {
 	return in.h.xc.SetHVMParam(in.hello.domid, p.index, p.value)
 }
 
-// param returns the value of a param, and whether the guest has it.
-func (s finalState) param(index uint32) (uint64, bool) {
-	for _, p := range s.params {
-		if p.index == index {
-			return p.value, true
+// reloadParams gives a domain whose devices are there already the params that
+// have changed since. Those of pages that the devices use must be the same.
+func (in *incoming) reloadParams(params hvmParams) error {
+	if !slices.Equal(params.freshPages(), in.params.freshPages()) {
+		return fmt.Errorf("guest state: the pages of xenstore, console and device model were %#x when the devices were built, and now are %#x: begin again",
+			in.params.freshPages(), params.freshPages())
+	}
+	for _, p := range params {
+		if old, ok := in.params.value(p.index); ok && old == p.value {
+			continue
+		}
+		if err := in.h.xc.SetHVMParam(in.hello.domid, p.index, p.value); err != nil {
+			return err
 		}
 	}
-	return 0, false
+	return nil
 }
 
-// ringPages returns the pages over which the guest speaks with xenstored and
-// its console.
-func (s finalState) ringPages() (store, console uint64) {
-	store, _ = s.param(xenctrl.ParamStorePFN)
-	console, _ = s.param(xenctrl.ParamConsolePFN)
-	return store, console
+// loadProcessors gives the domain what follows the params.
+func (in *incoming) loadProcessors(s finalState) error {
+	if err := in.h.xc.SetTSCInfo(in.hello.domid, s.tsc); err != nil {
+		return err
+	}
+	return in.h.xc.SetHVMContext(in.hello.domid, s.hvmContext)
 }
