@@ -66,6 +66,7 @@ type destination struct {
 	mem      *memory
 	streams  int           // data connections
 	build    time.Duration // from the source's last word until the guest was whole
+	watch    stopwatch
 }
 
 // Receive takes in one guest that arrives over link. On success it runs here,
@@ -186,7 +187,7 @@ func (d *destination) create(ctx context.Context) error {
 		return err
 	}
 	d.mem = newMemory(d.incoming, d.hello.Pages)
-	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name, Early: d.hello.Early}
+	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name, Early: d.hello.Early, Clock: true}
 	if d.hello.Data != DataControl {
 		if err := d.listen(answer); err != nil {
 			return err
@@ -334,15 +335,18 @@ func (d *destination) finish(ctx context.Context) error {
 	if err := d.checkHash(m.Final.MemoryHash); err != nil {
 		return err
 	}
+	d.watch.note("memory looked over", begun)
+	completed := time.Now()
 	if err := d.incoming.Finish(ctx, records); err != nil {
 		return err
 	}
+	d.watch.note("guest completed", completed)
 	d.build = time.Since(begun)
 	if _, err := d.step(fallback.EventBuilt, nil); err != nil {
 		return err
 	}
 	return d.link.send(&message{Kind: kindReady, Ready: &ready{
-		Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first, Receiver: d.mem.work.stats(),
+		Differ: d.mem.differ.count, DifferFirst: d.mem.differ.first, Receiver: d.mem.work.stats(), Steps: d.watch.take(),
 	}})
 }
 
@@ -368,7 +372,9 @@ func (d *destination) awaitGo(ctx context.Context) error {
 	if err := d.incoming.Whole(ctx); err != nil {
 		return err
 	}
+	begun := time.Now()
 	_, err := d.step(fallback.EventGo, nil)
+	d.watch.note("GO on disk", begun)
 	return err
 }
 
@@ -380,10 +386,13 @@ func (d *destination) start(ctx context.Context) error {
 	if err := d.incoming.Rename(ctx, d.hello.Guest.Name); err != nil {
 		return err
 	}
+	d.watch.note("renamed", begun)
 	if !d.hello.LeavePause && !d.opts.LeavePaused {
+		unpaused := time.Now()
 		if err := d.incoming.Unpause(ctx); err != nil {
 			return err
 		}
+		d.watch.note("unpaused", unpaused)
 		d.report.Running = true
 	}
 	if _, err := d.step(fallback.EventUnpaused, nil); err != nil {
@@ -396,7 +405,7 @@ func (d *destination) start(ctx context.Context) error {
 // tellStarted sends STARTED. The guest runs here whether or not that arrives.
 func (d *destination) tellStarted(took time.Duration) {
 	err := d.link.send(&message{Kind: kindStarted, Started: &started{
-		BuildNs: d.build.Nanoseconds(), StartNs: took.Nanoseconds(),
+		BuildNs: d.build.Nanoseconds(), StartNs: took.Nanoseconds(), Steps: d.watch.take(),
 	}})
 	if err != nil {
 		d.emit(Event{Kind: EventNote, Phase: d.current, Text: fmt.Sprintf(

@@ -2,6 +2,7 @@ package xen
 
 import (
 	"context"
+	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
 )
@@ -50,6 +51,9 @@ type Domain interface {
 	// before that, the request is taken back and the error wraps
 	// ErrSuspendRefused; the guest then runs on, as for any other error.
 	Suspend(ctx context.Context) error
+	// StoppedAt returns when the guest was known to have stopped, in the last
+	// Suspend: its device model was to be stopped yet.
+	StoppedAt() time.Time
 	// FinalState returns the records that must arrive after all pages (TSC,
 	// HVM context and params, device model). The guest is suspended, and the
 	// last CleanDirty done; Map and Unmap may be called meanwhile. On return

@@ -40,6 +40,18 @@ func (s *source) askForDevices(ctx context.Context) error {
 // awaitDevices waits until they are there. What the guest has written in the
 // meantime is sent in further live rounds.
 func (s *source) awaitDevices(ctx context.Context) error {
+	if err := s.awaitReadied(ctx); err != nil {
+		return err
+	}
+	if !s.welcome.Clock {
+		return nil
+	}
+	var err error
+	s.report.ClockAhead, s.report.ClockUncertain, err = s.link.askTime(ctx, s.opts.Limits.Handshake)
+	return err
+}
+
+func (s *source) awaitReadied(ctx context.Context) error {
 	if !s.early {
 		return nil
 	}

@@ -108,6 +108,7 @@ type fakeDomain struct {
 	name      string
 	logDirty  bool
 	destroyed bool
+	stoppedAt time.Time
 }
 
 func newFakeDomain(h *fakeHost, pages int) *fakeDomain {
@@ -192,9 +193,10 @@ func (d *fakeDomain) Suspend(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrSuspendRefused, err)
 	}
 	d.work()
-	d.state = StateSuspended
+	d.state, d.stoppedAt = StateSuspended, time.Now()
 	return nil
 }
+func (d *fakeDomain) StoppedAt() time.Time { return d.stoppedAt }
 func (d *fakeDomain) FinalState(ctx context.Context) ([]savefmt.Record, error) {
 	return []savefmt.Record{{Type: savefmt.RecHVMContext, Body: []byte("context")}}, d.h.enter(ctx, "FinalState")
 }

@@ -155,6 +155,9 @@ func (l *Link) deliver(m *message) error {
 		_ = l.push(delivery{msg: m}) // for a receive that waits for an answer, see commit
 		return err
 	}
+	if m.Kind == kindClock && m.Clock.CameNs == 0 {
+		return l.tellTime()
+	}
 	return l.push(delivery{msg: m})
 }
 

@@ -30,6 +30,7 @@ const (
 	kindAck     = "ack"     // source: mine is destroyed
 	kindAsk     = "ask"     // source, in place of hello: what has become of this migration?
 	kindAnswer  = "answer"  // destination: this
+	kindClock   = "clock"   // source, if the destination's welcome says so: what time is it? And the answer
 	kindAbort   = "abort"   // either: I give up; from the destination: the copy will never run
 )
 
@@ -44,6 +45,7 @@ type message struct {
 	Ready   *ready   `json:"ready,omitempty"`
 	Started *started `json:"started,omitempty"`
 	Ask     *ask     `json:"ask,omitempty"`
+	Clock   *clock   `json:"clock,omitempty"`
 	Answer  *answer  `json:"answer,omitempty"`
 }
 
@@ -68,6 +70,7 @@ type welcome struct {
 	Program   string   `json:"program"`
 	Host      string   `json:"host"`
 	Early     bool     `json:"early,omitempty"`     // send prepare: I will build the devices early
+	Clock     bool     `json:"clock,omitempty"`     // I can be asked for the time
 	Addresses []string `json:"addresses,omitempty"` // host:port of the data listener, best first
 	PublicKey string   `json:"public_key,omitempty"`
 	Token     string   `json:"token,omitempty"`
@@ -91,13 +94,31 @@ type ready struct {
 	DifferFirst []uint64 `json:"differ_first,omitempty"`
 	// Receiver is what taking the pages cost there.
 	Receiver ReceiverStats `json:"receiver"`
+	Steps    []step        `json:"steps,omitempty"` // until now
 }
 
 type started struct {
 	// BuildNs is how long the destination took from the source's last word
 	// to READY, StartNs from GO until the guest was let run.
-	BuildNs int64 `json:"build_ns"`
-	StartNs int64 `json:"start_ns"`
+	BuildNs int64  `json:"build_ns"`
+	StartNs int64  `json:"start_ns"`
+	Steps   []step `json:"steps,omitempty"` // since READY
+}
+
+// clock is a question for the time, or the answer to it: the times by the
+// destination's clock, in ns since 1970, at which the question came and the
+// answer left. Both are 0 in the question.
+type clock struct {
+	CameNs int64 `json:"came_ns,omitempty"`
+	LeftNs int64 `json:"left_ns,omitempty"`
+}
+
+// step is a part of the downtime at the destination: times by its clock, in ns
+// since 1970.
+type step struct {
+	Name    string `json:"name"`
+	BeganNs int64  `json:"began_ns"`
+	EndedNs int64  `json:"ended_ns"`
 }
 
 // ask is a source's question after a migration whose end it did not hear.
@@ -150,6 +171,8 @@ func decodeMessage(body []byte) (*message, error) {
 		present = m.Ask != nil
 	case kindAnswer:
 		present = m.Answer != nil
+	case kindClock:
+		present = m.Clock != nil
 	case kindGo, kindAck, kindPrepare, kindReadied:
 		present = true
 	default:

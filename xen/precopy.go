@@ -56,5 +56,5 @@ func (p *protected) stopGuest(ctx context.Context, dom Domain, limit time.Durati
 	if err := dom.Suspend(ctx); err != nil {
 		return stopped, err
 	}
-	return time.Now(), nil
+	return dom.StoppedAt(), nil
 }

@@ -35,6 +35,12 @@ type Report struct {
 	// was let run.
 	Build time.Duration `json:"build_ns"`
 	Start time.Duration `json:"start_ns"`
+	// Budget is where the downtime went, by the time at which each part began.
+	Budget []BudgetItem `json:"budget,omitempty"`
+	// ClockAhead is by how much the destination's clock is ahead of the
+	// source's, ClockUncertain by how much that may be wrong.
+	ClockAhead     time.Duration `json:"clock_ahead_ns,omitempty"`
+	ClockUncertain time.Duration `json:"clock_uncertain_ns,omitempty"`
 	// ResumedAfter is, for a guest that was suspended and runs on at the
 	// source, the time from the moment that the failure was seen until then.
 	ResumedAfter time.Duration `json:"resumed_after_ns,omitempty"`

@@ -70,7 +70,9 @@ type source struct {
 	round   int
 	early   bool             // the destination builds the devices while the guest runs here
 	final   []savefmt.Record // the guest's state, once it is suspended
-	touched bool             // something has been done to the guest that may have to be undone
+	watch   stopwatch
+	theirs  []step // of the destination
+	touched bool   // something has been done to the guest that may have to be undone
 
 	stopped time.Time   // the guest was known to have stopped
 	tooLong *time.Timer // runs out when the pause is longer than allowed
@@ -311,8 +313,13 @@ func (s *source) suspend(ctx context.Context) error {
 	if err := s.stop(ctx); err != nil {
 		cancel(err)
 	}
+	suspended := time.Now()
 	<-sent
 	s.endRound(stats)
+	if context.Cause(ctx) == nil {
+		s.watch.add("device model stops", s.stopped, suspended)
+		s.watch.note("rest of the live round", suspended)
+	}
 	return context.Cause(ctx)
 }
 
@@ -337,23 +344,30 @@ func (s *source) stop(ctx context.Context) error {
 // fetches its state meanwhile.
 func (s *source) copyLast(ctx context.Context) error {
 	clear(s.dirty) // that round has sent it
+	begun := time.Now()
 	if err := addLast(ctx, s.dom, s.dirty, s.report.Rounds); err != nil {
 		return err
 	}
+	s.watch.note("last dirty pages", begun)
 	flags := uint16(0)
 	if !s.opts.Verify {
 		flags |= savefmt.FlagLast
 	}
+	begun = time.Now()
 	fetched := make(chan error, 1)
+	var fetchedAt time.Time
 	go func() {
 		var err error
 		s.final, err = s.dom.FinalState(ctx)
+		fetchedAt = time.Now()
 		fetched <- err
 	}()
 	stats, err := s.sendRound(ctx, flags)
+	s.watch.note("last pages", begun)
 	if fetchErr := <-fetched; err == nil {
 		err = fetchErr
 	}
+	s.watch.add("guest's state", begun, fetchedAt)
 	if err != nil {
 		return err
 	}
@@ -376,6 +390,8 @@ func (s *source) verify(ctx context.Context) error {
 }
 
 func (s *source) finalState(context.Context) error {
+	begun := time.Now()
+	defer func() { s.watch.note("state sent", begun) }()
 	if s.opts.MemoryHash {
 		var err error
 		if s.report.MemoryHash, err = hashMemory(s.dom); err != nil {
@@ -389,10 +405,13 @@ func (s *source) finalState(context.Context) error {
 }
 
 func (s *source) awaitReady(ctx context.Context) error {
+	begun := time.Now()
 	m, _, err := s.link.receive(ctx, kindReady, s.opts.Limits.Ready)
 	if err != nil {
 		return err
 	}
+	s.watch.note("READY awaited", begun)
+	s.theirs = append(s.theirs, m.Ready.Steps...)
 	s.report.Receiver = m.Ready.Receiver
 	if n := m.Ready.Differ; n > 0 {
 		s.report.Differing = n
@@ -406,6 +425,8 @@ func (s *source) awaitReady(ctx context.Context) error {
 // rename frees the guest's name here, as xl does: the destination may be the
 // same host.
 func (s *source) rename(ctx context.Context) error {
+	begun := time.Now()
+	defer func() { s.watch.note("renamed", begun) }()
 	return s.dom.Rename(ctx, s.report.Guest.Name+suffixAway)
 }
 
@@ -417,9 +438,11 @@ func (s *source) commit(ctx context.Context) error {
 	if err := context.Cause(s.link.Context()); err != nil {
 		return err // lost before GO: no reason for doubt
 	}
+	begun := time.Now()
 	if _, err := s.step(fallback.EventSendGo, nil); err != nil {
 		return err
 	}
+	s.watch.note("GO on disk", begun)
 	m, err := s.handOver(ctx)
 	event := fallback.EventStarted
 	if err != nil {
@@ -435,6 +458,7 @@ func (s *source) commit(ctx context.Context) error {
 	if m != nil {
 		s.report.Build = time.Duration(m.Started.BuildNs)
 		s.report.Start = time.Duration(m.Started.StartNs)
+		s.theirs = append(s.theirs, m.Started.Steps...)
 	}
 	return nil
 }
@@ -516,6 +540,7 @@ func (s *source) finishReport(err error) {
 	r.Total = time.Since(s.started)
 	r.CPU = processCPU() - s.cpuBefore
 	r.Phases = s.times
+	r.Budget = s.budget()
 	r.Outcome = OutcomeMoved
 	var failure *MigrateError
 	if errors.As(err, &failure) {

@@ -143,8 +143,9 @@ func (h hostOf) Close() error { return nil }
 
 // domain is a guest as one program sees it. It implements xen.Domain.
 type domain struct {
-	h hostOf
-	g *guest
+	h         hostOf
+	g         *guest
+	stoppedAt time.Time
 }
 
 // do is a call about the guest, which must still be there.
@@ -219,9 +220,12 @@ func (d *domain) Suspend(context.Context) error {
 		if d.g.state != xen.StateSuspended {
 			return xen.ErrSuspendRefused
 		}
+		d.stoppedAt = time.Now()
 		return nil
 	})
 }
+
+func (d *domain) StoppedAt() time.Time { return d.stoppedAt }
 
 func (d *domain) FinalState(context.Context) ([]savefmt.Record, error) {
 	return []savefmt.Record{{Type: savefmt.RecHVMContext, Body: []byte("context")}}, d.do("final state", func() error { return nil })

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,7 +22,8 @@ var (
 // xen.Domain.
 type Domain struct {
 	handle
-	ctl *control
+	ctl       *control
+	stoppedAt time.Time
 }
 
 // handle is a guest whose memory this process maps: what Domain and Incoming
@@ -219,12 +221,18 @@ func (d *Domain) Suspend(ctx context.Context) error {
 		return fmt.Errorf("%s was not asked to suspend: %w: %w", d, xen.ErrSuspendRefused, err)
 	}
 	_, err := d.call(ctx, request{Op: opSuspend})
+	if err == nil {
+		d.stoppedAt = time.Now()
+	}
 	outOfTime := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 	if outOfTime && !errors.Is(err, xen.ErrSuspendRefused) {
 		err = fmt.Errorf("%w: %w", xen.ErrSuspendRefused, err)
 	}
 	return err
 }
+
+// StoppedAt implements xen.Domain: when the host has said so.
+func (d *Domain) StoppedAt() time.Time { return d.stoppedAt }
 
 // FinalState implements xen.Domain.
 func (d *Domain) FinalState(ctx context.Context) ([]savefmt.Record, error) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,12 +33,13 @@ type domain struct {
 	qemu  *qemu // nil for a PVH guest
 
 	dirty        *xenctrl.DirtyLog
-	logDirty     bool     // Xen logs
-	qemuLogDirty bool     // QEMU logs
-	leftover     bool     // a dead sender may have made either log
-	qemuStopped  bool     // from Suspend on
-	earlyLayout  string   // of QEMU's devices, as a destination has been told
-	fresh        []uint64 // pages that the host and the guest share: each host has its own
+	logDirty     bool      // Xen logs
+	qemuLogDirty bool      // QEMU logs
+	leftover     bool      // a dead sender may have made either log
+	stoppedAt    time.Time // see StoppedAt
+	qemuStopped  bool      // from Suspend on
+	earlyLayout  string    // of QEMU's devices, as a destination has been told
+	fresh        []uint64  // pages that the host and the guest share: each host has its own
 
 	closing  sync.Once
 	closeErr error

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/xenferry/xenferry/evtchn"
 	"github.com/xenferry/xenferry/xen"
@@ -24,6 +25,7 @@ func (d *domain) Suspend(ctx context.Context) error {
 		return goneOr(err)
 	}
 	err = suspendGuest(ctx, g)
+	d.stoppedAt = time.Now()
 	if closeErr := g.event.Close(); closeErr != nil && !isGone(closeErr) {
 		err = errors.Join(err, closeErr)
 	}
@@ -39,6 +41,9 @@ func (d *domain) Suspend(ctx context.Context) error {
 	d.qemuStopped = true
 	return nil
 }
+
+// StoppedAt implements xen.Domain.
+func (d *domain) StoppedAt() time.Time { return d.stoppedAt }
 
 // undoSuspend makes the guest run on after cause. Where ctx has ended, that is
 // the same to the caller as a guest which did not suspend in time.
