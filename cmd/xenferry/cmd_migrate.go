@@ -38,6 +38,7 @@ func migrateCommand() *cli.Command {
 			&cli.StringFlag{Name: "bind", Usage: "let the data connections leave from this `address` of this host"},
 			&cli.StringFlag{Name: "data-address", Usage: "let the data connections go to this `address` of <host>, instead of those that it names"},
 			&cli.StringFlag{Name: "receiver", Value: "xenferry", Usage: "the `command` that is xenferry at <host>"},
+			&cli.BoolFlag{Name: "v", Usage: "print where the downtime went, part by part, at both ends"},
 			&cli.BoolFlag{Name: "stock", Usage: "speak to stock xl at <host>; this is done by itself where xenferry is not found there"},
 			jsonFlag,
 		}, cliLimitFlags()...),
@@ -76,6 +77,7 @@ func migrate(c *cli.Context) error {
 		return err
 	}
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
+	show.budget = c.Bool("v")
 	args.Observe = show.event
 	args.Protect = protect(c, args.Limits)
 	args.Panel = true
