@@ -88,6 +88,7 @@ func Run(t *testing.T, target Target) {
 		{"ReceiveNoMemory", (*suite).receiveNoMemory},
 		{"ReceiveAbandoned", (*suite).receiveAbandoned},
 		{"ReceiveAbandonedHalfCopied", (*suite).receiveHalfCopied},
+		{"PrepareAbandoned", (*suite).prepareAbandoned},
 		{"ReopenSuspended", (*suite).reopenSuspended},
 		{"DiscardRunning", (*suite).discardRunning},
 		{"DiscardUnfinished", (*suite).discardUnfinished},

@@ -79,7 +79,7 @@ func (s *suite) discardFinished(t *testing.T) {
 	h, dom := s.open(t)
 	peer := s.peer(t)
 	name := s.info(t, dom).Name
-	in := s.arrive(t, dom, peer, name)
+	in := s.arrive(t, dom, peer, name, true)
 	must(t, "close", in.Close())
 	ref := xen.DomainRef{Domid: in.Domid(), UUID: s.ref(t, dom).UUID}
 	must(t, "look whether it is unused", peer.Unused(s.context(t), ref))
@@ -96,7 +96,7 @@ func (s *suite) startFinished(t *testing.T) {
 	_, dom := s.open(t)
 	peer := s.peer(t)
 	info := s.info(t, dom)
-	in := s.arrive(t, dom, peer, info.Name)
+	in := s.arrive(t, dom, peer, info.Name, false)
 	must(t, "close", in.Close())
 	must(t, "rename the source", dom.Rename(s.context(t), info.Name+"--migratedaway"))
 	ref := xen.DomainRef{Domid: in.Domid(), UUID: info.UUID}

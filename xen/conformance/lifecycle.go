@@ -102,7 +102,12 @@ func (s *suite) spec(t *testing.T, dom xen.Domain, name string) xen.Spec {
 // receive begins to build the guest at the peer, for the length of a case.
 func (s *suite) receive(t *testing.T, peer xen.Host, dom xen.Domain, name string) xen.Incoming {
 	t.Helper()
-	in, err := peer.Receive(s.context(t), s.spec(t, dom, name))
+	return s.receiveSpec(t, peer, s.spec(t, dom, name))
+}
+
+func (s *suite) receiveSpec(t *testing.T, peer xen.Host, spec xen.Spec) xen.Incoming {
+	t.Helper()
+	in, err := peer.Receive(s.context(t), spec)
 	must(t, "receive", err)
 	t.Cleanup(func() {
 		for range 2 {
@@ -234,16 +239,22 @@ func (s *suite) copyPages(t *testing.T, dom xen.Domain, in xen.Incoming, which x
 }
 
 // arrive copies the guest live to the peer, by hand. It is then suspended here
-// and complete and paused there, as name--incoming.
-func (s *suite) arrive(t *testing.T, dom xen.Domain, peer xen.Host, name string) xen.Incoming {
+// and complete and paused there, as name--incoming. early: its devices are
+// built while it runs here.
+func (s *suite) arrive(t *testing.T, dom xen.Domain, peer xen.Host, name string, early bool) xen.Incoming {
 	t.Helper()
-	in := s.receive(t, peer, dom, name+"--incoming")
+	spec := s.spec(t, dom, name+"--incoming")
+	spec.Early = early
+	in := s.receiveSpec(t, peer, spec)
 	s.loadStatic(t, dom, in)
 
 	all := xen.NewBitmap(dom.Pages())
 	all.SetAll(dom.Pages())
 	must(t, "start log-dirty", dom.StartLogDirty(s.context(t)))
 	s.copyPages(t, dom, in, all)
+	if early {
+		s.prepare(t, dom, in)
+	}
 	s.copyPages(t, dom, in, s.clean(t, dom, false))
 	must(t, "suspend", dom.Suspend(s.context(t)))
 	s.copyPages(t, dom, in, s.clean(t, dom, true))
@@ -254,13 +265,48 @@ func (s *suite) arrive(t *testing.T, dom xen.Domain, peer xen.Host, name string)
 	return in
 }
 
+// prepare builds the guest's devices at the peer while it runs here.
+func (s *suite) prepare(t *testing.T, dom xen.Domain, in xen.Incoming) {
+	t.Helper()
+	must(t, "the devices may be built early", dom.Preparable(s.context(t)))
+	early, err := dom.EarlyState(s.context(t))
+	must(t, "early state", err)
+	must(t, "prepare", in.Prepare(s.context(t), early))
+	if st := s.info(t, dom).State; st != xen.StateRunning {
+		t.Errorf("while its devices are built the guest is %s", st)
+	}
+}
+
+// prepareAbandoned gives up a guest whose devices are there already.
+func (s *suite) prepareAbandoned(t *testing.T) {
+	h, dom := s.open(t)
+	peer := s.peer(t)
+	before := s.freeKiB(t, peer, 0)
+	spec := s.spec(t, dom, "conformance--incoming")
+	spec.Early = true
+	in := s.receiveSpec(t, peer, spec)
+	s.loadStatic(t, dom, in)
+	all := xen.NewBitmap(dom.Pages())
+	all.SetAll(dom.Pages())
+	s.copyPages(t, dom, in, all)
+	if err := in.Prepare(s.context(t), nil); err == nil {
+		t.Error("prepared without any state")
+	}
+	s.prepare(t, dom, in)
+	s.copyPages(t, dom, in, all)
+	must(t, "close", in.Close())
+	s.mustBeGone(t, peer, "conformance--incoming")
+	s.mustHaveFree(t, peer, before)
+	s.RunCheck(t, h, s.domid)
+}
+
 // A whole live migration by hand: the guest is then at the peer, and a new one
 // takes its place here.
 func (s *suite) move(t *testing.T) {
 	h, dom := s.open(t)
 	peer := s.peer(t)
 	name := s.info(t, dom).Name
-	in := s.arrive(t, dom, peer, name)
+	in := s.arrive(t, dom, peer, name, true)
 	got, err := peer.Find(s.context(t), name+"--incoming")
 	must(t, "find what has arrived", err)
 	if got.State != xen.StatePaused {
