@@ -56,6 +56,22 @@ func (c *libxl) retrieveConfig(domid uint32) (*config, error) {
 	return cfg, nil
 }
 
+// diskBackends returns who serves the disks of a domain, by their names.
+func (c *libxl) diskBackends(domid uint32) (map[string]string, error) {
+	if err := c.enter(); err != nil {
+		return nil, err
+	}
+	defer c.leave()
+	var n C.int
+	list := C.libxl_device_disk_list(c.lx, C.uint32_t(domid), &n)
+	defer C.libxl_device_disk_list_free(list, n)
+	backends := map[string]string{}
+	for _, d := range unsafe.Slice(list, n) {
+		backends[C.GoString(d.vdev)] = C.GoString(C.libxl_disk_backend_to_string(d.backend))
+	}
+	return backends, nil
+}
+
 // config is a libxl_domain_config, in C memory.
 type config struct {
 	p *C.libxl_domain_config

@@ -38,7 +38,6 @@ type domain struct {
 	leftover     bool      // a dead sender may have made either log
 	stoppedAt    time.Time // see StoppedAt
 	qemuStopped  bool      // from Suspend on
-	earlyLayout  string    // of QEMU's devices, as a destination has been told
 	fresh        []uint64  // pages that the host and the guest share: each host has its own
 
 	closing  sync.Once
@@ -134,25 +133,20 @@ func (d *domain) Preparable(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return checkPreparable(config)
+	backends, err := d.h.ctx.diskBackends(d.domid)
+	if err != nil {
+		return err
+	}
+	return checkPreparable(config, backends)
 }
 
-// EarlyState is what libxl and QEMU need to build the devices.
-func (d *domain) EarlyState(ctx context.Context) ([]savefmt.Record, error) {
+// EarlyState is what libxl needs to build the devices: the params.
+func (d *domain) EarlyState(context.Context) ([]savefmt.Record, error) {
 	params, err := d.params()
 	if err != nil {
 		return nil, goneOr(err)
 	}
-	recs := []savefmt.Record{hvmParamsRecord(params)}
-	if d.qemu == nil {
-		return recs, nil
-	}
-	model, err := d.qemu.save(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err)
-	}
-	d.earlyLayout = model.layout
-	return append(recs, savefmt.Record{Type: savefmt.RecDeviceModel, Body: model.state}), nil
+	return []savefmt.Record{hvmParamsRecord(params)}, nil
 }
 
 // params reads the HVM params that move with the guest and are not zero.
@@ -202,24 +196,11 @@ func (d *domain) FinalState(ctx context.Context) ([]savefmt.Record, error) {
 	if d.qemu == nil {
 		return recs, nil
 	}
-	model, err := d.finalDevices(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return append(recs, savefmt.Record{Type: savefmt.RecDeviceModel, Body: model}), nil
-}
-
-// finalDevices is the state of the stopped QEMU. It must fit a destination's
-// that has been started already.
-func (d *domain) finalDevices(ctx context.Context) ([]byte, error) {
 	model, err := d.qemu.save(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err)
 	}
-	if d.earlyLayout != "" && d.earlyLayout != model.layout {
-		return nil, fmt.Errorf("domain %d: the guest has moved its PCI devices to other addresses during the migration: begin again", d.domid)
-	}
-	return model.state, nil
+	return append(recs, savefmt.Record{Type: savefmt.RecDeviceModel, Body: model}), nil
 }
 
 func (d *domain) Rename(ctx context.Context, name string) error {

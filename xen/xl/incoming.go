@@ -38,7 +38,6 @@ type incoming struct {
 	supers    *superpages
 	params    hvmParams                // that the devices were built with, by Prepare
 	taken     atomic.Pointer[[]uint64] // pfns that the devices use: not written any more
-	announced sync.WaitGroup
 
 	handedOver             bool // libxl has been told to go on by itself
 	finished, gone, closed bool
@@ -218,31 +217,45 @@ func (in *incoming) LoadStatic(ctx context.Context, recs []savefmt.Record) error
 // Prepare lets libxl add devices and QEMU, for a guest that still runs at the
 // source: from now on their pages are theirs, see sort.
 func (in *incoming) Prepare(ctx context.Context, recs []savefmt.Record) error {
-	s, err := parseEarly(recs, in.spec.Type, in.spec.Pages)
+	params, err := parseEarly(recs, in.spec.Pages)
 	if err != nil {
 		return err
 	}
 	if !in.spec.Early || in.handedOver {
 		return fmt.Errorf("domain %d (%s): its devices are not to be built early, or are being built already", in.hello.domid, in.name)
 	}
-	fresh := s.params.freshPages()
+	fresh := params.freshPages()
 	in.taken.Store(&fresh)
-	if err := in.loadParams(s.params); err != nil {
+	if err := in.loadParams(params); err != nil {
 		return err
 	}
-	if err := in.addDevices(ctx, s.params, s.deviceModel); err != nil {
+	if err := in.addDevices(ctx, params, nil); err != nil {
 		return err
 	}
-	in.params = s.params
+	in.params = params
 	return in.h.ctx.forgetQuiet(in.hello.domid)
 }
+
+// quiet tells whether the guest's QEMU is told to wait for its state, see
+// quiet.go.
+func (in *incoming) quiet() bool { return in.spec.Early && in.spec.Type == xen.TypeHVM }
 
 // addDevices hands the guest over to libxl, which adds its devices and QEMU.
 func (in *incoming) addDevices(ctx context.Context, params hvmParams, deviceModel []byte) (err error) {
 	store, console := params.ringPages()
 	in.handedOver = true
+	if in.quiet() {
+		deviceModel = laterState
+	}
 	if err := in.bridge.complete(ctx, store, console, deviceModel); err != nil {
 		return in.explain(ctx, err)
+	}
+	if in.quiet() {
+		watching, cancel := context.WithCancel(ctx)
+		var reporting sync.WaitGroup
+		reporting.Go(func() { in.reportQuiet(watching) })
+		defer reporting.Wait()
+		defer cancel()
 	}
 	if err := in.create.wait(ctx, devicesLimit); err != nil {
 		return err
@@ -294,9 +307,9 @@ func (in *incoming) finishPrepared(ctx context.Context, s finalState) error {
 	if err := in.h.xc.Claim(in.hello.domid, 0); err != nil {
 		return err
 	}
-	if s.deviceModel != nil {
-		if err := qemuOf(in.hello.domid).load(ctx, s.deviceModel); err != nil {
-			return fmt.Errorf("domain %d: give QEMU the state of its devices: %w", in.hello.domid, err)
+	if in.quiet() {
+		if err := in.loadDevices(ctx, s.deviceModel); err != nil {
+			return err
 		}
 	}
 	disks, err := configDisks(in.spec.Config)
@@ -304,6 +317,20 @@ func (in *incoming) finishPrepared(ctx context.Context, s finalState) error {
 		return err
 	}
 	return forgetCached(disks)
+}
+
+// loadDevices gives a quiet QEMU its state. Where it ends instead, its last words
+// say why.
+func (in *incoming) loadDevices(ctx context.Context, state []byte) error {
+	err := qemuOf(in.hello.domid).load(ctx, state)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("domain %d: give QEMU the state of its devices: %w", in.hello.domid, err)
+	if words := lastWords(in.spec.Name); words != "" {
+		err = fmt.Errorf("%w (QEMU's last words: %s)", err, words)
+	}
+	return err
 }
 
 // Whole fails if the guest's device model has died.
@@ -326,24 +353,7 @@ func (in *incoming) Unpause(context.Context) error {
 	if err := in.model.alive(); err != nil {
 		return err
 	}
-	if err := in.h.ctx.unpause(in.hello.domid); err != nil {
-		return err
-	}
-	if in.spec.Type == xen.TypeHVM {
-		in.announced.Go(func() { announce(in.hello.domid) })
-	}
-	return nil
-}
-
-// announceLimit bounds the words that no guest waits for.
-const announceLimit = 5 * time.Second
-
-// announce tells the network where an HVM guest's emulated NICs are now. One
-// with PV drivers does that itself, too. Nothing depends on it.
-func announce(domid uint32) {
-	ctx, cancel := context.WithTimeout(context.Background(), announceLimit)
-	defer cancel()
-	_ = qemuOf(domid).announce(ctx)
+	return in.h.ctx.unpause(in.hello.domid)
 }
 
 // Destroy ends the guest here. It does not stop when ctx ends, as half a guest
@@ -393,7 +403,6 @@ func (in *incoming) Close() error {
 		return nil
 	}
 	in.closed = true
-	in.announced.Wait()
 	var err error
 	if !in.finished {
 		err = in.Destroy(context.Background())

@@ -68,13 +68,7 @@ func (h *host) Start(_ context.Context, ref xen.DomainRef, name string, paused b
 	if err := model.alive(); err != nil {
 		return err
 	}
-	if err := h.ctx.unpause(ref.Domid); err != nil {
-		return err
-	}
-	if info.Type == xen.TypeHVM {
-		announce(ref.Domid)
-	}
-	return nil
+	return h.ctx.unpause(ref.Domid)
 }
 
 // Discard destroys copies that have never run. It looks at what the hypervisor

@@ -18,11 +18,10 @@ import (
 // destination would keep what it has read too early.
 
 // disk is what matters here of a libxl_device_disk in JSON, where libxl leaves
-// out what is zero.
+// out what is zero, and who serves the disk unless the admin has said it.
 type disk struct {
 	Path      string `json:"pdev_path"`
 	Name      string `json:"vdev"`
-	Backend   string `json:"backend"`
 	Format    string `json:"format"`
 	Script    string `json:"script"`
 	ReadWrite int    `json:"readwrite"`
@@ -33,8 +32,9 @@ type disk struct {
 var harmlessDevices = []string{"c_info", "b_info", "disks", "nics", "vfbs", "vkbs"}
 
 // checkPreparable returns an error that wraps xen.ErrUnsupported and names the
-// device which stands in the way.
-func checkPreparable(config []byte) error {
+// device which stands in the way. backends are who serves the disks, as libxl
+// calls it ("phy", "qdisk"), by their names.
+func checkPreparable(config []byte, backends map[string]string) error {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(config, &all); err != nil {
 		return fmt.Errorf("guest configuration: %w", err)
@@ -46,6 +46,7 @@ func checkPreparable(config []byte) error {
 	}
 	var info struct {
 		Stubdomain string `json:"device_model_stubdomain"`
+		Restrict   string `json:"dm_restrict"`
 	}
 	if b := all["b_info"]; b != nil {
 		if err := json.Unmarshal(b, &info); err != nil {
@@ -55,12 +56,15 @@ func checkPreparable(config []byte) error {
 	if info.Stubdomain == "True" {
 		return fmt.Errorf("%w: its device model is in a stub domain", xen.ErrUnsupported)
 	}
+	if info.Restrict == "True" { // libxl wants to see another state of it
+		return fmt.Errorf("%w: its device model is restricted (dm_restrict)", xen.ErrUnsupported)
+	}
 	disks, err := configDisks(config)
 	if err != nil {
 		return err
 	}
 	for _, d := range disks {
-		if err := d.check(); err != nil {
+		if err := d.check(backends[d.Name]); err != nil {
 			return err
 		}
 	}
@@ -77,14 +81,14 @@ func configDisks(config []byte) ([]disk, error) {
 	return c.Disks, nil
 }
 
-func (d disk) check() error {
+func (d disk) check(backend string) error {
 	switch {
 	case d.Path == "", d.Format == "empty": // a drive without a medium
 		return nil
 	case d.ReadWrite == 0 && d.Format == "raw" && d.Script == "":
 		return nil // nobody writes it
-	case d.Backend != "phy" || d.Format != "raw":
-		return fmt.Errorf("%w: disk %s is of format %s and served by %s, not a block device", xen.ErrUnsupported, d.Name, orUnknown(d.Format), orUnknown(d.Backend))
+	case backend != "phy" || d.Format != "raw":
+		return fmt.Errorf("%w: disk %s is of format %s and served by %s, not a block device", xen.ErrUnsupported, d.Name, orUnknown(d.Format), orUnknown(backend))
 	case d.Script != "":
 		return fmt.Errorf("%w: disk %s is set up by the script %s", xen.ErrUnsupported, d.Name, d.Script)
 	}

@@ -2,12 +2,12 @@ package xl
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -52,60 +52,39 @@ func (m *qemu) stop(ctx context.Context) error {
 	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "stop", nil, nil) })
 }
 
-// devices is what QEMU has of a guest, at one moment.
-type devices struct {
-	state []byte // as QEMU reads it at its start, and in load
-	// layout is where the guest has mapped the memory of PCI devices: a QEMU
-	// that has been started with one layout cannot be given the state of
-	// another.
-	layout string
-}
-
-// save returns the devices. A QEMU that runs stands still for that.
-func (m *qemu) save(ctx context.Context) (d devices, err error) {
-	err = m.do(ctx, func(q *qmpClient) error {
-		if d.state, err = saveDevices(ctx, q); err != nil {
-			return err
-		}
-		d.layout, err = pciLayout(ctx, q)
-		return err
-	})
-	return d, err
-}
-
-// pciLayout lists the regions of all PCI devices.
-func pciLayout(ctx context.Context, q *qmpClient) (string, error) {
-	var buses []struct {
-		Bus     int `json:"bus"`
-		Devices []struct {
-			Slot     int             `json:"slot"`
-			Function int             `json:"function"`
-			Regions  json.RawMessage `json:"regions"`
-		} `json:"devices"`
-	}
-	if err := q.execute(ctx, "query-pci", nil, &buses); err != nil {
-		return "", err
-	}
-	text, err := json.Marshal(buses)
-	return string(text), err
-}
-
-// withMemfd runs f with the number of a set in which QEMU has a memory file,
-// opened by us in the access mode in which it would open a file itself: it
-// takes no other.
-func withMemfd(ctx context.Context, q *qmpClient, mem *os.File, mode int, f func(path string) error) error {
-	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", mem.Fd()), mode, 0)
+// save returns the state of QEMU's devices as QEMU reads it at its start. QEMU
+// takes a descriptor only in the access mode in which it would open the file
+// itself, hence the second one.
+func (m *qemu) save(ctx context.Context) (state []byte, err error) {
+	mem, err := newMemfd()
 	if err != nil {
-		return fmt.Errorf("open the memory file for QEMU's state: %w", err)
+		return nil, err
 	}
-	defer file.Close()
+	defer mem.Close()
+	w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", mem.Fd()), os.O_WRONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the memory file for QEMU's state: %w", err)
+	}
+	defer w.Close()
+	err = m.do(ctx, func(q *qmpClient) error { return saveDevices(ctx, q, w) })
+	if err != nil {
+		return nil, err
+	}
+	return readState(mem)
+}
+
+func saveDevices(ctx context.Context, q *qmpClient, w *os.File) error {
 	var set struct {
 		ID int `json:"fdset-id"`
 	}
-	if err := q.execute(ctx, "add-fd", nil, &set, file); err != nil {
+	if err := q.execute(ctx, "add-fd", nil, &set, w); err != nil {
 		return err
 	}
-	err = f(fmt.Sprintf("/dev/fdset/%d", set.ID))
+	save := struct {
+		Filename string `json:"filename"`
+		Live     bool   `json:"live"`
+	}{fmt.Sprintf("/dev/fdset/%d", set.ID), true} // live: gives the locks on its disks back, as a migration must
+	err := q.execute(ctx, "xen-save-devices-state", save, nil)
 	return errors.Join(err, q.execute(ctx, "remove-fd", set, nil))
 }
 
@@ -117,58 +96,48 @@ func newMemfd() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "QEMU's state"), nil
 }
 
-// saveDevices has QEMU write the state of its devices into a memory file.
-func saveDevices(ctx context.Context, q *qmpClient) ([]byte, error) {
-	mem, err := newMemfd()
-	if err != nil {
-		return nil, err
-	}
-	defer mem.Close()
-	err = withMemfd(ctx, q, mem, os.O_WRONLY, func(path string) error {
-		return q.execute(ctx, "xen-save-devices-state", struct {
-			Filename string `json:"filename"`
-			Live     bool   `json:"live"`
-		}{path, true}, nil) // live: a QEMU that is stopped gives the locks on its disks back, as a migration must
-	})
-	if err != nil {
-		return nil, err
-	}
-	return readState(mem)
-}
+// incomingFD is the name by which QEMU knows the descriptor of load.
+const incomingFD = "xenferry"
 
-// load gives QEMU, whose guest is paused, the state of its devices in place of
-// the one that it has been started with.
+// load gives a QEMU that waits for it (-incoming defer) the state of its
+// devices. It is paused then. One that cannot read the state ends.
 func (m *qemu) load(ctx context.Context, state []byte) error {
-	mem, err := newMemfd()
+	r, w, err := os.Pipe()
 	if err != nil {
-		return err
+		return fmt.Errorf("make a pipe for QEMU's state: %w", err)
 	}
-	defer mem.Close()
-	if _, err := mem.Write(state); err != nil {
-		return fmt.Errorf("fill the memory file for QEMU's state: %w", err)
-	}
-	if _, err := mem.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
+	go func() { // it ends with r, which QEMU and we close
+		_, _ = w.Write(state)
+		_ = w.Close()
+	}()
 	return m.do(ctx, func(q *qmpClient) error {
-		return withMemfd(ctx, q, mem, os.O_RDONLY, func(path string) error {
-			return q.execute(ctx, "xen-load-devices-state", struct {
-				Filename string `json:"filename"`
-			}{path}, nil)
-		})
+		err := q.execute(ctx, "getfd", map[string]string{"fdname": incomingFD}, nil, r)
+		_ = r.Close()
+		if err != nil {
+			return err
+		}
+		if err := q.execute(ctx, "migrate-incoming", map[string]string{"uri": "fd:" + incomingFD}, nil); err != nil {
+			return err
+		}
+		return awaitLoaded(ctx, q)
 	})
 }
 
-// announce makes QEMU tell the network, a few times, where the guest's emulated
-// NICs are now.
-func (m *qemu) announce(ctx context.Context) error {
-	times := struct { // in ms; those that QEMU has as default
-		Initial int `json:"initial"`
-		Max     int `json:"max"`
-		Rounds  int `json:"rounds"`
-		Step    int `json:"step"`
-	}{50, 550, 5, 100}
-	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "announce-self", times, nil) })
+// loadPoll is how often a QEMU that reads its state is asked whether it is done.
+const loadPoll = 2 * time.Millisecond
+
+func awaitLoaded(ctx context.Context, q *qmpClient) error {
+	for {
+		status, err := askStatus(ctx, q)
+		if err != nil || status != "inmigrate" {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(loadPoll):
+		}
+	}
 }
 
 func readState(mem *os.File) ([]byte, error) {
@@ -182,6 +151,24 @@ func readState(mem *os.File) ([]byte, error) {
 	state := make([]byte, st.Size())
 	_, err = io.ReadFull(io.NewSectionReader(mem, 0, st.Size()), state)
 	return state, err
+}
+
+// status returns the state of QEMU, such as "running", "paused", or "inmigrate"
+// while it still reads the state that it is started with.
+func (m *qemu) status(ctx context.Context) (status string, err error) {
+	err = m.do(ctx, func(q *qmpClient) error {
+		status, err = askStatus(ctx, q)
+		return err
+	})
+	return status, err
+}
+
+func askStatus(ctx context.Context, q *qmpClient) (string, error) {
+	var st struct {
+		Status string `json:"status"`
+	}
+	err := q.execute(ctx, "query-status", nil, &st)
+	return st.Status, err
 }
 
 // ensureRunning starts QEMU again where it has been stopped.

@@ -3,6 +3,7 @@ package xl
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
@@ -17,7 +18,7 @@ import (
 // newFakeQEMU answers as QEMU does. Its devices have the given state.
 func newFakeQEMU(state []byte, refuse string) *fakeQEMU {
 	f := &fakeQEMU{greeting: qmpGreeting}
-	running := true
+	running, loads := true, 0
 	f.answer = func(command string, args json.RawMessage) string {
 		result := `{}`
 		switch command {
@@ -28,7 +29,11 @@ func newFakeQEMU(state []byte, refuse string) *fakeQEMU {
 		case "cont":
 			running = true
 		case "query-status":
-			result = map[bool]string{true: `{"running": true}`, false: `{"running": false}`}[running]
+			result = fmt.Sprintf(`{"running": %t, "status": "paused"}`, running)
+			if loads == 1 { // QEMU takes a moment to read
+				loads++
+				result = `{"running": false, "status": "inmigrate"}`
+			}
 		case "add-fd":
 			result = `{"fdset-id": 3, "fd": 21}`
 		case "xen-save-devices-state":
@@ -36,10 +41,10 @@ func newFakeQEMU(state []byte, refuse string) *fakeQEMU {
 				return `{"error": {"class": "GenericError", "desc": "bad arguments"}, "id": %ID%}`
 			}
 			f.writeState(state)
-		case "query-pci":
-			result = `[{"bus": 0, "devices": [{"slot": 3, "function": 0, "irq": 11, "regions": [{"bar": 0, "address": 4273995776}]}]}]`
-		case "xen-load-devices-state":
-			if string(args) != `{"filename":"/dev/fdset/3"}` {
+		case "getfd":
+			loads++
+		case "migrate-incoming":
+			if string(args) != `{"uri":"fd:xenferry"}` || loads != 1 {
 				return `{"error": {"class": "GenericError", "desc": "bad arguments"}, "id": %ID%}`
 			}
 			f.readState()
@@ -49,16 +54,13 @@ func newFakeQEMU(state []byte, refuse string) *fakeQEMU {
 	return f
 }
 
-// readState reads from the descriptor, which must be open for reading only.
+// readState reads what comes through the pipe that it was given.
 func (f *fakeQEMU) readState() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.files) != 1 {
-		return
-	}
-	flags, err := unix.FcntlInt(f.files[0].Fd(), unix.F_GETFL, 0)
-	if err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY {
+	if len(f.files) == 1 {
 		f.loaded, _ = io.ReadAll(f.files[0])
+		_ = f.files[0].Close()
 	}
 }
 
@@ -84,13 +86,10 @@ func TestQEMUStopAndSave(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := m.save(t.Context())
-	if err != nil || !bytes.Equal(got.state, state) {
-		t.Fatalf("%d bytes of state, want %d: %v", len(got.state), len(state), err)
+	if err != nil || !bytes.Equal(got, state) {
+		t.Fatalf("%d bytes of state, want %d: %v", len(got), len(state), err)
 	}
-	if !strings.Contains(got.layout, "4273995776") || strings.Contains(got.layout, "irq") {
-		t.Errorf("layout %s", got.layout)
-	}
-	want := []string{"qmp_capabilities", "stop", "qmp_capabilities", "add-fd", "xen-save-devices-state", "remove-fd", "query-pci"}
+	want := []string{"qmp_capabilities", "stop", "qmp_capabilities", "add-fd", "xen-save-devices-state", "remove-fd"}
 	if heard := f.heard(); !slices.Equal(heard, want) {
 		t.Errorf("QEMU has heard %v, want %v", heard, want)
 	}
@@ -105,7 +104,7 @@ func TestQEMUStopAndSave(t *testing.T) {
 	}
 }
 
-// TestQEMULoad gives QEMU a state, and lets it announce itself.
+// TestQEMULoad gives a QEMU that waits for it its state.
 func TestQEMULoad(t *testing.T) {
 	state := bytes.Repeat([]byte("device"), 100000)
 	f := newFakeQEMU(nil, "")
@@ -113,21 +112,23 @@ func TestQEMULoad(t *testing.T) {
 	if err := m.load(t.Context(), state); err != nil || !bytes.Equal(f.loaded, state) {
 		t.Errorf("%d bytes of state were loaded, want %d: %v", len(f.loaded), len(state), err)
 	}
-	if err := m.announce(t.Context()); err != nil {
-		t.Error(err)
-	}
-	want := []string{"qmp_capabilities", "add-fd", "xen-load-devices-state", "remove-fd", "qmp_capabilities", "announce-self"}
+	want := []string{"qmp_capabilities", "getfd", "migrate-incoming", "query-status", "query-status"}
 	if heard := f.heard(); !slices.Equal(heard, want) {
 		t.Errorf("QEMU has heard %v, want %v", heard, want)
 	}
-	m = &qemu{sockets: []string{newFakeQEMU(nil, "xen-load-devices-state").listen(t)}}
-	if err := m.load(t.Context(), state); err == nil || !strings.Contains(err.Error(), "QEMU refused xen-load-devices-state") {
-		t.Errorf("a refused state: %v", err)
+	for _, refuse := range []string{"getfd", "migrate-incoming", "query-status"} {
+		m = &qemu{sockets: []string{newFakeQEMU(nil, refuse).listen(t)}}
+		if err := m.load(t.Context(), state); err == nil || !strings.Contains(err.Error(), "QEMU refused "+refuse) {
+			t.Errorf("%s is refused: %v", refuse, err)
+		}
+	}
+	if status, err := m.status(t.Context()); err == nil {
+		t.Errorf("status %q of a QEMU that does not tell it", status)
 	}
 }
 
 func TestQEMUFails(t *testing.T) {
-	for _, refuse := range []string{"add-fd", "xen-save-devices-state", "remove-fd", "query-pci"} {
+	for _, refuse := range []string{"add-fd", "xen-save-devices-state", "remove-fd"} {
 		f := newFakeQEMU([]byte("state"), refuse)
 		m := &qemu{sockets: []string{f.listen(t)}}
 		if _, err := m.save(t.Context()); err == nil || !strings.Contains(err.Error(), "QEMU refused "+refuse) {

@@ -105,12 +105,6 @@ func (p hvmParams) freshPages() (pfns []uint64) {
 	return pfns
 }
 
-// earlyState is what the devices can be built from before the guest is whole.
-type earlyState struct {
-	params      hvmParams
-	deviceModel []byte // nil for a PVH guest
-}
-
 // finalState is what must be loaded after all pages.
 type finalState struct {
 	tsc         xenctrl.TSCInfo
@@ -122,7 +116,11 @@ type finalState struct {
 // parseFinal reads the records of Domain.FinalState for a guest of that type
 // whose pfns are below pages.
 func parseFinal(recs []savefmt.Record, typ xen.GuestType, pages uint64) (s finalState, err error) {
-	if err := allOnce(recs, typ, savefmt.RecTSCInfo, savefmt.RecHVMParams, savefmt.RecHVMContext); err != nil {
+	want := []uint32{savefmt.RecTSCInfo, savefmt.RecHVMParams, savefmt.RecHVMContext}
+	if typ == xen.TypeHVM {
+		want = append(want, savefmt.RecDeviceModel)
+	}
+	if err := allOnce(recs, want...); err != nil {
 		return s, err
 	}
 	for _, r := range recs {
@@ -143,30 +141,17 @@ func parseFinal(recs []savefmt.Record, typ xen.GuestType, pages uint64) (s final
 	return s, nil
 }
 
-// parseEarly reads the records of Domain.EarlyState, as parseFinal does.
-func parseEarly(recs []savefmt.Record, typ xen.GuestType, pages uint64) (s earlyState, err error) {
-	if err := allOnce(recs, typ, savefmt.RecHVMParams); err != nil {
-		return s, err
+// parseEarly reads the records of Domain.EarlyState: the params, which name the
+// pages that the devices use.
+func parseEarly(recs []savefmt.Record, pages uint64) (hvmParams, error) {
+	if err := allOnce(recs, savefmt.RecHVMParams); err != nil {
+		return nil, err
 	}
-	for _, r := range recs {
-		if r.Type == savefmt.RecHVMParams {
-			s.params, err = parseParams(r, pages)
-		} else {
-			s.deviceModel, err = blob(r, savefmt.MaxDeviceModel)
-		}
-		if err != nil {
-			return s, err
-		}
-	}
-	return s, nil
+	return parseParams(recs[0], pages)
 }
 
-// allOnce checks that recs holds each of the given types once, and the state of
-// a device model if the guest has one, and nothing else.
-func allOnce(recs []savefmt.Record, typ xen.GuestType, types ...uint32) error {
-	if typ == xen.TypeHVM {
-		types = append(types, savefmt.RecDeviceModel)
-	}
+// allOnce checks that recs holds each of the given types once, and nothing else.
+func allOnce(recs []savefmt.Record, types ...uint32) error {
 	if err := eachOnce(recs, types...); err != nil {
 		return err
 	}
