@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/xenferry/xenferry/scripts/lab/xfg"
 )
 
 // GuestOptions say what guest to create. The zero value is a good guest.
@@ -26,6 +24,8 @@ type Guest struct {
 	Lab  *Lab
 	Name string
 	ID   string // that the guest gave itself at its boot
+
+	consoles map[string]*console // by the host's key, see read
 }
 
 // CreateGuest creates a guest on h and waits for its first heartbeat. Its name
@@ -33,10 +33,8 @@ type Guest struct {
 // is removed.
 func (l *Lab) CreateGuest(t testing.TB, h *Host, name string, o GuestOptions) *Guest {
 	t.Helper()
-	for _, h := range l.Hosts() {
-		// xenconsoled has no such log open: all guests are gone.
-		h.Must(t, fmt.Sprintf("rm -f %s/guest-%s.log %[1]s/guest-%[2]s--*.log", consoleDir, name))
-	}
+	// xenconsoled has no such log open: there is no guest of that name.
+	mustAll(t, fmt.Sprintf("rm -f %s/guest-%s.log %[1]s/guest-%[2]s--*.log", consoleDir, name), l.Hosts()...)
 	kind := o.Type
 	if kind == "" {
 		kind = "pvh"
@@ -54,8 +52,7 @@ func (l *Lab) CreateGuest(t testing.TB, h *Host, name string, o GuestOptions) *G
 	h.Must(t, fmt.Sprintf("cp /root/guest/%s.cfg /tmp/%s.cfg && cat >> /tmp/%[2]s.cfg <<'END' && xl create /tmp/%[2]s.cfg\n%[3]s\nEND",
 		kind, name, strings.Join(config, "\n")))
 	g := &Guest{Lab: l, Name: name}
-	first := g.WaitBeat(t, h, BootLimit, "its first", func(xfg.Beat) bool { return true })
-	g.ID = first.ID
+	g.ID = g.waitBoot(t, h).ID
 	return g
 }
 
@@ -88,7 +85,8 @@ func (h *Host) has(t testing.TB, name string) bool {
 func AssertGone(t testing.TB, h *Host, name string) {
 	t.Helper()
 	var left []string
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+	for end := time.Now().Add(time.Minute); ; {
+		began := time.Now()
 		left = left[:0]
 		for domid, n := range h.Domains(t) {
 			if n == name || strings.HasPrefix(n, name+"--") || n == "(null)" {
@@ -102,6 +100,7 @@ func AssertGone(t testing.TB, h *Host, name string) {
 			t.Errorf("%s must be gone from %s, but is there as %q", name, h.Name, left)
 			return
 		}
+		rest(began)
 	}
 }
 
