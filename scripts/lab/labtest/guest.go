@@ -63,36 +63,14 @@ func (o *GuestOptions) args() []string {
 	return o.Args
 }
 
-// On tells whether h has a domain with exactly the guest's name.
-func (g *Guest) On(t testing.TB, h *Host) bool {
-	t.Helper()
-	return h.has(t, g.Name)
-}
-
-func (h *Host) has(t testing.TB, name string) bool {
-	t.Helper()
-	for _, n := range h.Domains(t) {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
-
 // AssertGone waits until the host has no domain of that name, nor one that a
 // migration of it has left (name--incoming, name--migratedaway), nor one that
 // is still dying. Destruction goes on for a moment after xl's answer.
 func AssertGone(t testing.TB, h *Host, name string) {
 	t.Helper()
-	var left []string
 	for end := time.Now().Add(time.Minute); ; {
 		began := time.Now()
-		left = left[:0]
-		for domid, n := range h.Domains(t) {
-			if n == name || strings.HasPrefix(n, name+"--") || n == "(null)" {
-				left = append(left, domid+" "+n)
-			}
-		}
+		left := remains(h.Domains(t), name)
 		if len(left) == 0 {
 			return
 		}
@@ -102,6 +80,18 @@ func AssertGone(t testing.TB, h *Host, name string) {
 		}
 		rest(began)
 	}
+}
+
+// remains returns those of a host's domains that have that name, or that a
+// migration or a destruction of such a guest has left.
+func remains(domains map[string]string, name string) []string {
+	var left []string
+	for domid, n := range domains {
+		if n == name || strings.HasPrefix(n, name+"--") || n == "(null)" {
+			left = append(left, domid+" "+n)
+		}
+	}
+	return left
 }
 
 // Migrate moves the guest with a command of stock xl or xenferry on the host
