@@ -38,7 +38,7 @@ const evidenceLimit = time.Minute
 // went wrong there first, and what Xen says of domains other than dom0.
 const evidence = `cd ` + consoleDir + ` && for f in guest-*.log; do
 	[ -f "$f" ] || continue
-	echo "== first of what is wrong in $f"; grep -aE -m 8 '` + trouble + `' "$f"
+	echo "== first of what is wrong in $f"; grep -aoE -m 8 '(` + trouble + `).*' "$f"
 	echo "== end of $f"; tail -n 15 "$f"
 done | tr -d '\r' | cut -c 1-300
 echo "== xl dmesg"; xl dmesg | grep -aE '(^|[^a-z0-9])(d|dom|domain )[1-9][0-9]*' | grep -avE ' (save|restore): ' | tail -n 15
