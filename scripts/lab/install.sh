@@ -30,7 +30,9 @@ install_host() { # install_host A|B
   cp "$LAB_DIR"/guest/*.cfg "$tmp/root/root/guest/"
   cp "$tmp/listen" "$tmp/await" "$tmp/spoil" "$tmp/root/usr/local/bin/"
   if [[ -z ${XENFERRY_LAB_WITHOUT_XENFERRY:-} ]]; then
-    "$LAB_DIR/sysroot.sh" "$release" go build -C "$REPO" -tags xen -o "$tmp/root/usr/local/bin/xenferry" ./cmd/xenferry
+    # Once for both hosts of one release: linking it takes a while.
+    [[ -e $tmp/xenferry-$release ]] || "$LAB_DIR/sysroot.sh" "$release" go build -C "$REPO" -tags xen -o "$tmp/xenferry-$release" ./cmd/xenferry
+    cp "$tmp/xenferry-$release" "$tmp/root/usr/local/bin/xenferry"
   fi
   # tar replaces a program that is running. The listener is told to end.
   tar -C "$tmp/root" --owner=0 --group=0 -cf - . | ssh_to "$host" \

@@ -14,10 +14,10 @@ import (
 // PVH and an HVM guest, and the conformance suite that simulated hosts pass
 // too.
 func TestInDom0(t *testing.T) {
-	l := Open(t)
-	if !l.SameRelease() {
+	if !Find(t).SameRelease() {
 		t.Skip("tried on pairs of one release")
 	}
+	l := Open(t)
 	runInDom0(t, l, "xenctrl", "", "TestXen")
 	runInDom0(t, l, "evtchn", "", "TestXen")
 	kinds := []string{"pvh", "hvm"}
@@ -36,8 +36,8 @@ func TestInDom0(t *testing.T) {
 		})
 	}
 	t.Run("conformance", func(t *testing.T) {
+		Find(t).onceOnly(t)
 		l := Open(t)
-		l.onceOnly(t)
 		runInDom0(t, l, "xen-xl", "", "TestLiveConformance$")
 	})
 }

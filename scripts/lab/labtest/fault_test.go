@@ -63,7 +63,7 @@ var (
 // ResumeLimit, whole, with its devices, and nothing of it is left at the
 // destination.
 func TestFaults(t *testing.T) {
-	if !Open(t).SameRelease() {
+	if !Find(t).SameRelease() {
 		t.Skip("tried on pairs of one release")
 	}
 	for _, kind := range []string{"pvh", "hvm"} {
@@ -91,6 +91,7 @@ func TestFaults(t *testing.T) {
 func (g *Guest) suffer(t *testing.T, f mishap, at moment) {
 	t.Run(fmt.Sprintf("%s/%s", at.name, f.name), func(t *testing.T) {
 		l := g.Lab
+		l.witness(t)
 		before := g.WaitBeat(t, l.A, CheckLimit, "before", func(b xfg.Beat) bool { return true })
 		m := g.Start(t, l.A, "--debug --data plain")
 		m.AwaitPhase(t, at.phase)

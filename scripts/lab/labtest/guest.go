@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/xenferry/xenferry/scripts/lab/xfg"
 )
 
 // GuestOptions say what guest to create. The zero value is a good guest.
@@ -26,6 +24,8 @@ type Guest struct {
 	Lab  *Lab
 	Name string
 	ID   string // that the guest gave itself at its boot
+
+	consoles map[string]*console // by the host's key, see read
 }
 
 // CreateGuest creates a guest on h and waits for its first heartbeat. Its name
@@ -33,10 +33,8 @@ type Guest struct {
 // is removed.
 func (l *Lab) CreateGuest(t testing.TB, h *Host, name string, o GuestOptions) *Guest {
 	t.Helper()
-	for _, h := range l.Hosts() {
-		// xenconsoled has no such log open: all guests are gone.
-		h.Must(t, fmt.Sprintf("rm -f %s/guest-%s.log %[1]s/guest-%[2]s--*.log", consoleDir, name))
-	}
+	// xenconsoled has no such log open: there is no guest of that name.
+	mustAll(t, fmt.Sprintf("rm -f %s/guest-%s.log %[1]s/guest-%[2]s--*.log", consoleDir, name), l.Hosts()...)
 	kind := o.Type
 	if kind == "" {
 		kind = "pvh"
@@ -54,8 +52,7 @@ func (l *Lab) CreateGuest(t testing.TB, h *Host, name string, o GuestOptions) *G
 	h.Must(t, fmt.Sprintf("cp /root/guest/%s.cfg /tmp/%s.cfg && cat >> /tmp/%[2]s.cfg <<'END' && xl create /tmp/%[2]s.cfg\n%[3]s\nEND",
 		kind, name, strings.Join(config, "\n")))
 	g := &Guest{Lab: l, Name: name}
-	first := g.WaitBeat(t, h, BootLimit, "its first", func(xfg.Beat) bool { return true })
-	g.ID = first.ID
+	g.ID = g.waitBoot(t, h).ID
 	return g
 }
 
@@ -66,35 +63,14 @@ func (o *GuestOptions) args() []string {
 	return o.Args
 }
 
-// On tells whether h has a domain with exactly the guest's name.
-func (g *Guest) On(t testing.TB, h *Host) bool {
-	t.Helper()
-	return h.has(t, g.Name)
-}
-
-func (h *Host) has(t testing.TB, name string) bool {
-	t.Helper()
-	for _, n := range h.Domains(t) {
-		if n == name {
-			return true
-		}
-	}
-	return false
-}
-
 // AssertGone waits until the host has no domain of that name, nor one that a
 // migration of it has left (name--incoming, name--migratedaway), nor one that
 // is still dying. Destruction goes on for a moment after xl's answer.
 func AssertGone(t testing.TB, h *Host, name string) {
 	t.Helper()
-	var left []string
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
-		left = left[:0]
-		for domid, n := range h.Domains(t) {
-			if n == name || strings.HasPrefix(n, name+"--") || n == "(null)" {
-				left = append(left, domid+" "+n)
-			}
-		}
+	for end := time.Now().Add(time.Minute); ; {
+		began := time.Now()
+		left := remains(h.Domains(t), name)
 		if len(left) == 0 {
 			return
 		}
@@ -102,7 +78,20 @@ func AssertGone(t testing.TB, h *Host, name string) {
 			t.Errorf("%s must be gone from %s, but is there as %q", name, h.Name, left)
 			return
 		}
+		rest(began)
 	}
+}
+
+// remains returns those of a host's domains that have that name, or that a
+// migration or a destruction of such a guest has left.
+func remains(domains map[string]string, name string) []string {
+	var left []string
+	for domid, n := range domains {
+		if n == name || strings.HasPrefix(n, name+"--") || n == "(null)" {
+			left = append(left, domid+" "+n)
+		}
+	}
+	return left
 }
 
 // Migrate moves the guest with a command of stock xl or xenferry on the host

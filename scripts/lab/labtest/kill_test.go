@@ -121,7 +121,7 @@ type killTest struct {
 // and checks that the guest runs on exactly one side, whole and with its
 // devices, that nothing of it is left on the other, and that who asked is told.
 func TestKills(t *testing.T) {
-	Open(t).onceOnly(t)
+	Find(t).onceOnly(t)
 	var rows []*row
 	for _, kind := range []string{"pvh", "hvm"} {
 		t.Run(kind, func(t *testing.T) {
@@ -192,6 +192,7 @@ const resumeSlack = time.Second
 // try lets a fault strike. Where the time counts, a second try is allowed: the
 // host has one processor, and others are at work on it.
 func (k *killTest) try(t *testing.T, phase string, f *fault, r *row) {
+	k.g.Lab.witness(t)
 	k.survive(t, phase, f, r)
 	if f.name != killSender || phase != suspended {
 		return
@@ -361,7 +362,8 @@ func printKills(rows []*row) {
 func (g *Guest) settled(t testing.TB) *Host {
 	t.Helper()
 	var seen [2]string
-	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); {
+		began := time.Now()
 		var asking sync.WaitGroup
 		for i, h := range g.Lab.Hosts() {
 			asking.Go(func() {
@@ -377,6 +379,7 @@ func (g *Guest) settled(t testing.TB) *Host {
 		case [2]string{nothing, alone}:
 			return g.Lab.B
 		}
+		rest(began)
 	}
 	for i, h := range g.Lab.Hosts() {
 		t.Logf("%s: %s\n%s", h.Name, seen[i], h.Must(t, "xl list; xenferry status; tail -20 /var/lib/xenferry/guardian.log"))

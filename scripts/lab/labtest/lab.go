@@ -17,7 +17,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -53,9 +55,27 @@ func scriptDir() string {
 	return ".."
 }
 
-// Open returns the running lab, with no guests on it. When the test ends its
-// guests are destroyed, and if it failed its logs are collected.
+// Open returns the running lab, with no guests on it, nor what any has printed.
+// When the test ends its guests are destroyed; if it failed, both hosts'
+// evidence is printed, and their logs are collected.
 func Open(t testing.TB) *Lab {
+	t.Helper()
+	l := Find(t)
+	l.DestroyGuests(t)
+	// xenconsoled has no log open: all guests are gone.
+	mustAll(t, "rm -f "+consoleDir+"/guest-*.log", l.Hosts()...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.collect(t, os.Getenv("XENFERRY_LAB_RUN"))
+		}
+		l.DestroyGuests(t)
+	})
+	l.witness(t)
+	return l
+}
+
+// Find returns the running lab as it is, for a look at what hosts it has.
+func Find(t testing.TB) *Lab {
 	t.Helper()
 	run := os.Getenv("XENFERRY_LAB_RUN")
 	if run == "" {
@@ -74,15 +94,7 @@ func Open(t testing.TB) *Lab {
 	host := func(key string) *Host {
 		return &Host{Key: key, Name: "host" + key, Release: state.Hosts[key].Release}
 	}
-	l := &Lab{A: host("A"), B: host("B")}
-	t.Cleanup(func() {
-		if t.Failed() {
-			l.collect(t, run)
-		}
-		l.DestroyGuests(t)
-	})
-	l.DestroyGuests(t)
-	return l
+	return &Lab{A: host("A"), B: host("B")}
 }
 
 // Hosts returns both hosts.
@@ -148,6 +160,28 @@ func (h *Host) Must(t testing.TB, command string) string {
 	return out
 }
 
+// mustAll runs a command on some hosts at once, as Must does on one, and returns
+// what it printed on each.
+func mustAll(t testing.TB, command string, hosts ...*Host) []string {
+	t.Helper()
+	return mustEach(t, slices.Repeat([]string{command}, len(hosts)), hosts...)
+}
+
+// mustEach is mustAll with a command for each of the hosts.
+func mustEach(t testing.TB, commands []string, hosts ...*Host) []string {
+	t.Helper()
+	outs, errs := make([]string, len(hosts)), make([]error, len(hosts))
+	var running sync.WaitGroup
+	for i, h := range hosts {
+		running.Go(func() { outs[i], errs[i] = h.Run(context.Background(), commands[i]) })
+	}
+	running.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return outs
+}
+
 // Put copies a file to a path on the host, with its mode.
 func (h *Host) Put(t testing.TB, file, path string) {
 	t.Helper()
@@ -161,8 +195,15 @@ func (h *Host) Put(t testing.TB, file, path string) {
 // destroyed, and has lost its name, is called "(null)" by Xen.
 func (h *Host) Domains(t testing.TB) map[string]string {
 	t.Helper()
+	return parseDomains(h.Must(t, listDomains))
+}
+
+// listDomains is a command whose output parseDomains reads.
+const listDomains = "xl list"
+
+func parseDomains(list string) map[string]string {
 	names := map[string]string{}
-	for i, line := range strings.Split(h.Must(t, "xl list"), "\n") {
+	for i, line := range strings.Split(list, "\n") {
 		if f := strings.Fields(line); i > 0 && len(f) >= 2 && f[1] != "0" {
 			names[f[1]] = f[0]
 		}
@@ -173,8 +214,9 @@ func (h *Host) Domains(t testing.TB) map[string]string {
 // DestroyGuests destroys all guests on both hosts.
 func (l *Lab) DestroyGuests(t testing.TB) {
 	t.Helper()
-	for _, h := range l.Hosts() {
-		for domid := range h.Domains(t) {
+	for i, list := range mustAll(t, listDomains, l.Hosts()...) {
+		h := l.Hosts()[i]
+		for domid := range parseDomains(list) {
 			// It may be ending by itself; what counts is that it is gone.
 			out, err := h.Run(context.Background(), "xl destroy "+domid)
 			if _, still := h.Domains(t)[domid]; still {

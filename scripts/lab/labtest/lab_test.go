@@ -31,8 +31,8 @@ func longOnly(t *testing.T) {
 // TestStockMigrate moves a guest with stock xl: the known-good case. If the
 // checkers found fault with it, they would be wrong.
 func TestStockMigrate(t *testing.T) {
+	Find(t).onceOnly(t)
 	l := Open(t)
-	l.onceOnly(t)
 	g := l.CreateGuest(t, l.A, "stock", GuestOptions{})
 	before := g.AssertClean(t, l.A)
 	l.Mark(t)
@@ -48,8 +48,8 @@ func TestStockMigrate(t *testing.T) {
 // TestHarmIsSeen makes a guest do each kind of damage to itself, and expects
 // that each is found: by the guest, or by the listeners.
 func TestHarmIsSeen(t *testing.T) {
+	Find(t).onceOnly(t)
 	l := Open(t)
-	l.onceOnly(t)
 	g := l.CreateGuest(t, l.A, "harm", GuestOptions{Args: []string{"xfg.harm=mem:20,disk:20,net:20"}})
 	g.WaitBeat(t, l.A, CheckLimit, "with bad memory and a bad disk", func(b xfg.Beat) bool {
 		return b.Bad > 0 && b.DiskBad > 0
@@ -65,8 +65,8 @@ func TestHarmIsSeen(t *testing.T) {
 // TestSecondCopyIsSeen runs two copies of one guest at once, what a migration
 // must never do, and expects that beats, disk and network tell.
 func TestSecondCopyIsSeen(t *testing.T) {
+	Find(t).onceOnly(t)
 	l := Open(t)
-	l.onceOnly(t)
 	g := l.CreateGuest(t, l.A, "copy", GuestOptions{MemoryMB: 160, Args: []string{"xfg.mem=16"}})
 	g.AssertClean(t, l.A)
 	l.A.Must(t, "xl save -c copy /tmp/copy.save")

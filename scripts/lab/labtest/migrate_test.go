@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/xenferry/xenferry/scripts/lab/xfg"
 	"github.com/xenferry/xenferry/xen"
 )
 
@@ -16,15 +17,16 @@ var busy = []string{"xfg.mem=48", "xfg.verify=16MB", "xfg.workload=hot:20MB/s,se
 // TestFerry is the main job: a guest under its checker goes from A to B and
 // back with xenferry, and stock xl works on it afterwards.
 func TestFerry(t *testing.T) {
-	if !Open(t).SameRelease() {
+	if !Find(t).SameRelease() {
 		t.Skip("tried on pairs of one release; see TestRollingUpgrade")
 	}
 	for _, kind := range []string{"pvh", "hvm"} {
 		t.Run(kind, func(t *testing.T) {
 			l := Open(t)
 			g := l.CreateGuest(t, l.A, "ferry-"+kind, GuestOptions{Type: kind, Args: busy})
-			g.ferryAndCheck(t, l.A, "")
-			g.ferryAndCheck(t, l.B, "--data plain --connections 2")
+			at := g.AssertClean(t, l.A)
+			at = g.ferryAndCheck(t, l.A, at, "")
+			g.ferryAndCheck(t, l.B, at, "--data plain --connections 2")
 			g.stockStillWorks(t, l.A)
 			g.Shutdown(t, l.B)
 		})
@@ -33,21 +35,21 @@ func TestFerry(t *testing.T) {
 
 // TestRollingUpgrade moves a PVH guest from an older Xen to a newer one.
 func TestRollingUpgrade(t *testing.T) {
-	l := Open(t)
-	if l.SameRelease() {
+	if Find(t).SameRelease() {
 		t.Skip("tried on the pair of two releases")
 	}
+	l := Open(t)
 	g := l.CreateGuest(t, l.A, "upgrade", GuestOptions{Args: busy})
-	g.ferryAndCheck(t, l.A, "--data ssh")
+	g.ferryAndCheck(t, l.A, g.AssertClean(t, l.A), "--data ssh")
 	g.Shutdown(t, l.B)
 }
 
-// ferryAndCheck moves the guest away from a host and checks everything that
-// can be seen of it.
-func (g *Guest) ferryAndCheck(t testing.TB, from *Host, options string) {
+// ferryAndCheck moves the guest away from a host, where it was found clean at
+// the heartbeat before, and checks everything that can be seen of it. It
+// returns the newest heartbeat.
+func (g *Guest) ferryAndCheck(t testing.TB, from *Host, before xfg.Beat, options string) xfg.Beat {
 	t.Helper()
 	to := g.Lab.Other(from)
-	before := g.AssertClean(t, from)
 	g.Lab.Mark(t)
 	report := g.Ferry(t, from, options)
 	after := g.AssertClean(t, to)
@@ -56,6 +58,7 @@ func (g *Guest) ferryAndCheck(t testing.TB, from *Host, options string) {
 	if after.N <= before.N || after.Writes <= before.Writes || after.BootMs <= before.BootMs {
 		t.Errorf("the guest went back in time:\n%v\n%v", &before, &after)
 	}
+	return after
 }
 
 // summary is a report in a line for a test's log.
@@ -80,8 +83,8 @@ func (g *Guest) stockStillWorks(t testing.TB, h *Host) {
 
 // TestRefused is what the destination says no to: the guest is not touched.
 func TestRefused(t *testing.T) {
+	Find(t).onceOnly(t)
 	l := Open(t)
-	l.onceOnly(t)
 	g := l.CreateGuest(t, l.A, "refused", GuestOptions{Args: []string{"xfg.mem=16", "xfg.verify=16MB"}})
 	t.Run("name taken", func(t *testing.T) {
 		l.B.Must(t, "sed 's/^disk.*/disk=[]/; s/^vif.*/vif=[]/; s/^name.*/name=\"refused\"/' /root/guest/pvh.cfg > /tmp/taken.cfg && xl create -q -p /tmp/taken.cfg")

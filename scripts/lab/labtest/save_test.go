@@ -36,7 +36,7 @@ var saveSteps = []struct {
 // see any of them but as a pause.
 func TestSaved(t *testing.T) {
 	longOnly(t)
-	if !Open(t).SameRelease() {
+	if !Find(t).SameRelease() {
 		t.Skip("tried on pairs of one release")
 	}
 	for _, kind := range []string{"pvh", "hvm"} {
@@ -44,8 +44,8 @@ func TestSaved(t *testing.T) {
 			l := Open(t)
 			g := l.CreateGuest(t, l.A, "saved-"+kind, GuestOptions{Type: kind, Args: busy})
 			at, file := l.A, "/var/lib/"+g.Name+".save"
+			before := g.AssertClean(t, at)
 			for _, step := range saveSteps {
-				before := g.AssertClean(t, at)
 				l.Mark(t)
 				at.Must(t, fmt.Sprintf(step.command, g.Name, file, l.Other(at).Name))
 				at.Must(t, "rm -f "+file)
@@ -58,6 +58,7 @@ func TestSaved(t *testing.T) {
 				if after.N <= before.N || after.BootMs <= before.BootMs {
 					t.Fatalf("%s: the guest went back in time:\n%v\n%v", step.name, &before, &after)
 				}
+				before = after
 			}
 			g.Shutdown(t, at)
 		})

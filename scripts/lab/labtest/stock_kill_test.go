@@ -36,8 +36,8 @@ const stockPatience = 20 * time.Second
 // faults do to a program without a commit; it expects nothing of xl.
 func TestKillsStock(t *testing.T) {
 	longOnly(t)
+	Find(t).onceOnly(t)
 	l := Open(t)
-	l.onceOnly(t)
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "stock xl, pvh\tfault\thostA\thostB\txl's last word")
 	defer w.Flush()
