@@ -161,10 +161,15 @@ func (d *domain) listens() (bool, error) {
 	return sleep == 0, err
 }
 
+// offerPath is the node in which the guest may name a port.
+func (d *domain) offerPath() string {
+	return fmt.Sprintf("/local/domain/%d/device/suspend/event-channel", d.domid)
+}
+
 // offeredPort binds the port through which the guest wants to be asked, nil if
 // there is none.
 func (d *domain) offeredPort() (*guestPort, error) {
-	offer, _, err := d.store.read(fmt.Sprintf("/local/domain/%d/device/suspend/event-channel", d.domid))
+	offer, _, err := d.store.read(d.offerPath())
 	if err != nil {
 		return nil, err
 	}
