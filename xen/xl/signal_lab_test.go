@@ -59,15 +59,27 @@ func byEvent(t *testing.T, d *domain) (*suspender, func(context.Context) error, 
 }
 
 func byWatch(t *testing.T, d *domain) (*suspender, func(context.Context) error, func() error) {
-	w, err := openWatch("@releaseDomain")
+	w, err := openWatch(releaseDomain)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &suspender{domain: d, asks: true}, w.wait, func() error { w.close(); return nil }
 }
 
-// measure suspends the guest once and resumes it. Whoever waits looks at its
-// state whenever the signal comes, never without one.
+// heardOf returns when a signal has come after which the guest is found
+// suspended. It never looks at it without a signal.
+func heardOf(ctx context.Context, s *suspender, wait func(context.Context) error) error {
+	for {
+		if err := wait(ctx); err != nil {
+			return err
+		}
+		if f, err := s.flags(); err != nil || f.Suspended() {
+			return err
+		}
+	}
+}
+
+// measure suspends the guest once and resumes it.
 func measure(t *testing.T, d *domain, p *poller, by signalled) signal.Sample {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), signalLimit)
@@ -77,17 +89,8 @@ func measure(t *testing.T, d *domain, p *poller, by signalled) signal.Sample {
 	if err := s.request(); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		if err := wait(ctx); err != nil {
-			t.Fatalf("no signal of the suspend: %v", err)
-		}
-		f, err := s.flags()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if f.Suspended() {
-			break
-		}
+	if err := heardOf(ctx, s, wait); err != nil {
+		t.Fatalf("no signal of the suspend: %v", err)
 	}
 	x := signal.Sample{Known: monotonic()}
 	x.Running, x.Stopped = p.answer(t)

@@ -16,6 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// releaseDomain is the node that xenstored says has changed whenever a domain
+// has shut down.
+const releaseDomain = "@releaseDomain"
+
 // watch hears from xenstored, by way of libxenstore and as libxl does, that a
 // node has changed. Nothing in the product waits for a watch: this one is what
 // the event channel is measured against.
