@@ -142,6 +142,7 @@ const (
 	ParamBufIOReqPFN        = 6
 	ParamViridian           = 9
 	ParamIdentPT            = 12
+	ParamACPISState         = 14
 	ParamConsolePFN         = 17
 	ParamConsoleEvtchn      = 18
 	ParamACPIIOPorts        = 19

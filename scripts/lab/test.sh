@@ -6,11 +6,12 @@
 #   XENFERRY_LAB_KEEP=1               leaves the hosts running, and uses those of the same pair that run already:
 #                                     a change is tested in seconds with test.sh -run TestX 4.17+4.17
 #   XENFERRY_LAB_LOGS=DIR             where logs of failed tests go (default: logs in the cache)
+#   XENFERRY_LAB_LIMIT=75m            for all tests of one pair
 #   XENFERRY_LAB_WITHOUT_XENFERRY=1   tests only the lab, with stock Xen
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
-TEST_LIMIT=75m # for all tests of one pair
+TEST_LIMIT=${XENFERRY_LAB_LIMIT:-75m} # for all tests of one pair
 MOST_REPEATS=3 # in all pairs: the emulator's fault has been seen once in some forty guests, and all pairs have about thirty
 repeated=()    # what was run once more
 
@@ -31,7 +32,7 @@ put_tests() {
   "$LAB_DIR/on.sh" A 'rm -rf /root/tests' || return
   for package in xenctrl evtchn xen/xl; do
     name=${package//\//-}.test
-    "$LAB_DIR/sysroot.sh" "$1" go test -C "$REPO" -c -tags xen -o "$dir/$name" "./$package" || return
+    "$LAB_DIR/sysroot.sh" "$1" go test -C "$REPO" -c -tags xen,lab -o "$dir/$name" "./$package" || return
     "$LAB_DIR/put.sh" A "$dir/$name" "/root/tests/$name" || return
   done
   rm -r "$dir"

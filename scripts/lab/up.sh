@@ -5,6 +5,9 @@
 # so HVM and PVH guests run in it. Both have one disk in common, /dev/vdb (the
 # SAN), and a private link with the addresses 192.168.77.1 (A) and .2 (B).
 # From outside only sshd is reached, on 127.0.0.1; nothing leads out.
+#
+#   XENFERRY_LAB_OBSERVER=1   a second processor on each host, for an observer alone: dom0 has it and runs nothing on
+#                             it that is not sent there (isolcpus, irqaffinity). Guests want cpus="0" then.
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
@@ -20,6 +23,13 @@ CPU=max,-smap,-avx,-avx2,-avx512f,-xsave,-rdtscp
 XEN_ARGS="dom0_mem=${DOM0_MB}M com1=115200,8n1 console=com1 loglvl=info guest_loglvl=info noreboot smt=0 spec-ctrl=no"
 DOM0_ARGS="root=/dev/vda rw console=hvc0 init=/lab-init net.ifnames=0 mitigations=off"
 
+CPUS=1
+if [[ -n ${XENFERRY_LAB_OBSERVER:-} ]]; then
+  CPUS=2
+  XEN_ARGS+=" dom0_vcpus_pin"
+  DOM0_ARGS+=" isolcpus=1 irqaffinity=0"
+fi
+
 start() { # start A|B RELEASE LINK: LINK is QEMU's end of the private link
   local host=host$1 release=$2 link=$3 image port number=1
   image=$(image_dir "$release")
@@ -27,7 +37,7 @@ start() { # start A|B RELEASE LINK: LINK is QEMU's end of the private link
   [[ $1 == B ]] && number=2
   qemu-img create -q -f qcow2 -b "$image/dom0.img" -F raw "$RUN/$host.qcow2"
   setsid qemu-system-x86_64 -name "$host" -pidfile "$RUN/$host.pid" -nographic -no-reboot \
-    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu "$CPU" -smp 1 -m "$MEM_MB" \
+    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu "$CPU" -smp "$CPUS" -m "$MEM_MB" \
     -kernel "$image/xen" -append "$XEN_ARGS" \
     -initrd "$image/vmlinuz $DOM0_ARGS labhost=$host,$image/initrd" \
     -drive "file=$RUN/$host.qcow2,if=virtio,format=qcow2,cache=unsafe" \

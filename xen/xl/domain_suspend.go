@@ -26,7 +26,10 @@ func (d *domain) Suspend(ctx context.Context) error {
 	}
 	err = suspendGuest(ctx, g)
 	d.stoppedAt = time.Now()
-	if closeErr := g.event.Close(); closeErr != nil && !isGone(closeErr) {
+	if err != nil {
+		err = errors.Join(err, g.portErr)
+	}
+	if closeErr := g.close(); closeErr != nil && !isGone(closeErr) {
 		err = errors.Join(err, closeErr)
 	}
 	if err != nil {
@@ -123,32 +126,81 @@ func (d *domain) clearRequest() (cleared bool, err error) {
 // suspender is a domain on its way to suspend.
 type suspender struct {
 	*domain
-	event *evtchn.Suspend
-	asks  bool // the guest is asked; otherwise Xen stops it
+	event   *evtchn.Suspend
+	asks    bool       // the guest is asked; otherwise Xen stops it
+	port    *guestPort // through which it is asked first; nil for none
+	portErr error      // why the port that it offers is not used
 }
 
 // newSuspender subscribes to the suspend event.
 func (d *domain) newSuspender(ctx context.Context) (*suspender, error) {
 	s := &suspender{domain: d, asks: true}
 	if d.typ == xen.TypeHVM {
-		// Without PV drivers nobody in the guest would answer.
-		irq, err := d.h.xc.HVMParam(d.domid, xenctrl.ParamCallbackIRQ)
-		if err != nil {
+		var err error
+		if s.asks, err = d.listens(); err != nil {
 			return nil, err
 		}
-		s.asks = irq != 0
 	}
 	ch, err := evtchn.Open()
 	if err != nil {
 		return nil, err
 	}
 	s.event, err = evtchn.SubscribeSuspend(d.h.xc, portStore{d.store}, ch, d.domid, dom0)
-	return s, err
+	if err != nil {
+		return nil, err
+	}
+	if s.asks {
+		// Only now: our own port is bound, and cannot be offered for this.
+		s.port, s.portErr = d.offeredPort()
+	}
+	return s, nil
 }
+
+// listens tells whether an HVM guest would answer a request: it has PV drivers,
+// and is not asleep (ACPI S3).
+func (d *domain) listens() (bool, error) {
+	irq, err := d.h.xc.HVMParam(d.domid, xenctrl.ParamCallbackIRQ)
+	if err != nil || irq == 0 {
+		return false, err
+	}
+	sleep, err := d.h.xc.HVMParam(d.domid, xenctrl.ParamACPISState)
+	return sleep == 0, err
+}
+
+// offerPath is the node in which the guest may name a port.
+func (d *domain) offerPath() string {
+	return fmt.Sprintf("/local/domain/%d/device/suspend/event-channel", d.domid)
+}
+
+// offeredPort binds the port through which the guest wants to be asked, nil if
+// there is none.
+func (d *domain) offeredPort() (*guestPort, error) {
+	offer, _, err := d.store.read(d.offerPath())
+	if err != nil {
+		return nil, err
+	}
+	return bindGuestPort(evtchn.Open, d.domid, offer)
+}
+
+// close takes the subscription back. Idempotent.
+func (s *suspender) close() error { return errors.Join(s.event.Close(), s.port.close()) }
 
 func (s *suspender) flags() (xenctrl.DomainFlags, error) {
 	info, err := s.h.xc.Domain(s.domid)
 	return info.Flags, err
+}
+
+// askByPort leaves a guest that has another request, such as to power off, to
+// request.
+func (s *suspender) askByPort() bool {
+	if s.port == nil {
+		return false
+	}
+	if other, _, err := s.store.read(s.requestPath()); err != nil || other != "" && other != suspendRequest {
+		return false
+	}
+	s.portErr = s.port.ask()
+	return s.portErr == nil
 }
 
 // request does not replace another request, such as to power off.

@@ -5,6 +5,7 @@ package xl
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -335,6 +336,57 @@ func TestRealSuspendRefused(t *testing.T) {
 	}
 	mustSuspend(t, d)
 	mustResume(t, d)
+	goesOn(t, d)
+}
+
+// A guest can name any port as the one to be asked through. One that nothing in
+// it listens to, or that cannot be bound, does not keep it from suspending.
+func TestRealSuspendPort(t *testing.T) {
+	d := realDomain(t)
+	deaf, err := d.h.xc.AllocUnbound(d.domid, dom0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSuspend(t, d) // so that there is a port of ours
+	mustResume(t, d)
+	ours, err := portStore{d.store}.SuspendPort(d.domid)
+	if err != nil || ours == 0 {
+		t.Fatalf("our own suspend port is %d: %v", ours, err)
+	}
+	for _, tc := range []struct {
+		offer         string
+		usable, wrong bool
+	}{
+		{offer: ""},
+		{offer: "no port", wrong: true},
+		{offer: "1000", wrong: true},
+		{offer: strconv.Itoa(int(ours)), wrong: true},
+		{offer: strconv.Itoa(int(deaf)), usable: true},
+	} {
+		goesOn(t, d)
+		if err := d.store.write(d.offerPath(), tc.offer); err != nil {
+			t.Fatal(err)
+		}
+		s, err := d.newSuspender(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (s.port != nil) != tc.usable || (s.portErr != nil) != tc.wrong {
+			t.Errorf("offer %q: used %v, error %v", tc.offer, s.port != nil, s.portErr)
+		}
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+		start := time.Now()
+		mustSuspend(t, d)
+		if took := time.Since(start); tc.usable && took < portPatience {
+			t.Errorf("offer %q: suspended after %v: not asked through it", tc.offer, took)
+		}
+		mustResume(t, d)
+	}
+	if err := d.store.write(d.offerPath(), ""); err != nil {
+		t.Error(err)
+	}
 	goesOn(t, d)
 }
 

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -107,9 +106,7 @@ func TestLiveKilled(t *testing.T) {
 		}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cmd := exec.Command("/proc/self/exe")
-			cmd.Env = append(os.Environ(), victimEnv+"="+l.info.Name)
-			cmd.Stderr = os.Stderr
+			cmd := asRole(victimEnv, l.info.Name)
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)

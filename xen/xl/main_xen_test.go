@@ -3,18 +3,45 @@
 package xl
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 )
 
+// roles are what the test binary does instead of tests when a test starts it
+// with that variable set, to the role's argument.
+var roles = map[string]func(arg string){victimEnv: victim}
+
 // TestMain makes the test binary libxl's save helper when libxl starts it, and
-// a receiver that is to be killed when a test starts it as one.
+// whatever else a test starts it as.
 func TestMain(m *testing.M) {
 	RunIfHelper()
-	if name := os.Getenv(victimEnv); name != "" {
-		victim(name)
+	for env, role := range roles {
+		if arg := os.Getenv(env); arg != "" {
+			role(arg)
+			os.Exit(0)
+		}
 	}
 	os.Exit(m.Run())
+}
+
+// fatal ends a process that runs in a role.
+func fatal(role string, err error) {
+	fmt.Fprintf(os.Stderr, "%s: %v\n", role, err)
+	os.Exit(1)
+}
+
+// asRole makes a command that runs this binary in a role.
+func asRole(env, arg string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		fatal(env, err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), env+"="+arg)
+	cmd.Stderr = os.Stderr
+	return cmd
 }
 
 // liveGuest returns the name of the guest that the tests on real Xen may use,

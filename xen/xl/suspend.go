@@ -20,6 +20,10 @@ const (
 	// cannot be stopped any more, may need after the caller has given up.
 	// Linux gives its own processes 20 s to freeze.
 	suspendGrace = 25 * time.Second
+	// portPatience is how long a guest that was asked through its own port may
+	// take before it is asked in the common way as well. One that hears the
+	// port begins at once; any guest can name a port that it does not hear.
+	portPatience = 2 * time.Second
 	// resumeLimit bounds the resume of a guest that suspended too late.
 	resumeLimit = 30 * time.Second
 )
@@ -28,7 +32,10 @@ const (
 type suspendable interface {
 	// flags returns its state. ESRCH: it is gone.
 	flags() (xenctrl.DomainFlags, error)
-	// request asks the guest to suspend.
+	// askByPort asks the guest through a port that it offers for that, which
+	// cannot be taken back. asked is false where there is none of use.
+	askByPort() (asked bool)
+	// request asks the guest to suspend, in the common way.
 	request() error
 	// takeBack undoes request. taken: the guest has taken it already.
 	takeBack() (taken bool, err error)
@@ -52,18 +59,45 @@ func suspendGuest(ctx context.Context, g suspendable) error {
 	case f.Paused() && !f.Shutdown():
 		return fmt.Errorf("%w: it is paused, and so cannot answer: unpause it first", xen.ErrSuspendRefused)
 	}
-	if err := g.request(); err != nil {
-		return err
+	byPort := g.askByPort()
+	if byPort {
+		err := awaitPort(ctx, g)
+		switch {
+		case ctx.Err() != nil && err != nil:
+			return giveUp(ctx, g, byPort)
+		case !errors.Is(err, errUnanswered):
+			return err
+		}
+	}
+	requestErr := g.request()
+	if requestErr != nil && !byPort {
+		return requestErr
 	}
 	err := awaitSuspend(ctx, g)
-	if err != nil && ctx.Err() != nil {
-		return giveUp(ctx, g)
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return errors.Join(giveUp(ctx, g, byPort), requestErr)
 	}
-	if err != nil {
-		_, backErr := g.takeBack()
-		return errors.Join(err, backErr)
+	_, backErr := g.takeBack()
+	return errors.Join(err, requestErr, backErr)
+}
+
+// errUnanswered: the guest does not hear its own port.
+var errUnanswered = errors.New("it does not answer on the suspend port that it offers")
+
+// awaitPort waits for a guest that was asked through its port. The error is
+// errUnanswered when it has not suspended in the time that it gets, and there
+// is time left to ask it in the other way.
+func awaitPort(ctx context.Context, g suspendable) error {
+	patience := portPatience
+	if end, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(end)/2)
 	}
-	return nil
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errUnanswered)
+	defer cancel()
+	return awaitSuspend(ctx, g)
 }
 
 // awaitSuspend returns nil once the guest has suspended; an error if it does
@@ -94,7 +128,8 @@ func awaitSuspend(ctx context.Context, g suspendable) error {
 }
 
 // giveUp is what happens when ctx has ended before the guest has suspended.
-func giveUp(ctx context.Context, g suspendable) error {
+// byPort: it was asked through its port, too.
+func giveUp(ctx context.Context, g suspendable, byPort bool) error {
 	refused := fmt.Errorf("%w: %w", xen.ErrSuspendRefused, context.Cause(ctx))
 	taken, err := g.takeBack()
 	if err != nil {
@@ -102,8 +137,8 @@ func giveUp(ctx context.Context, g suspendable) error {
 	}
 	late := context.WithoutCancel(ctx)
 	var cancel context.CancelFunc
-	if taken || err != nil {
-		// It is on its way down. Nobody would resume it if we left now.
+	if taken || byPort || err != nil {
+		// It is, or may be, on its way down. Nobody would resume it if we left now.
 		late, cancel = context.WithTimeout(late, suspendGrace)
 	} else {
 		late, cancel = context.WithCancel(late)

@@ -34,7 +34,10 @@ type fakeGuest struct {
 	requestErr  error
 	resumeErr   error
 	waitErr     error
+	port        bool // it offers one, through which it is asked
+	deaf        bool // but does not hear it
 	requested   time.Time
+	requests    int  // in the common way
 	back        bool // the request has been taken back in time
 	resumed     bool
 	takenBack   int
@@ -60,8 +63,16 @@ func (g *fakeGuest) flags() (xenctrl.DomainFlags, error) {
 	return f, nil
 }
 
+func (g *fakeGuest) askByPort() bool {
+	if g.port && !g.deaf {
+		g.requested = time.Now()
+	}
+	return g.port
+}
+
 func (g *fakeGuest) request() error {
-	if g.requestErr == nil {
+	g.requests++
+	if g.requestErr == nil && g.requested.IsZero() {
 		g.requested = time.Now()
 	}
 	return g.requestErr
@@ -81,7 +92,7 @@ func (g *fakeGuest) wait(ctx context.Context) error {
 		return g.waitErr
 	}
 	var fires <-chan time.Time
-	if g.event && g.takes >= 0 && !g.back && !g.ended() {
+	if g.event && !g.requested.IsZero() && g.takes >= 0 && !g.back && !g.ended() {
 		fires = time.After(g.takes + g.after - time.Since(g.requested))
 	}
 	select {
@@ -165,4 +176,74 @@ func TestSuspendGuest(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A guest that offers a port is asked through it, and in the common way if it
+// does not hear that.
+func TestSuspendByPort(t *testing.T) {
+	const limit = 5 * time.Second
+	errTest := errors.New("no")
+	for _, tc := range []struct {
+		name     string
+		g        fakeGuest
+		limit    time.Duration
+		is       error
+		also     error         // what the error wraps, too
+		takes    time.Duration // the call's duration, to a millisecond
+		requests int
+		back     int
+		resumes  int
+	}{
+		{name: "hears it", g: fakeGuest{after: time.Second, end: stSuspended, event: true}, takes: time.Second},
+		{name: "takes longer", g: fakeGuest{after: 3 * time.Second, end: stSuspended, event: true},
+			takes: 3 * time.Second, requests: 1},
+		{name: "deaf", g: fakeGuest{deaf: true, after: time.Second, end: stSuspended, event: true},
+			takes: portPatience + time.Second, requests: 1},
+		{name: "deaf, short limit", g: fakeGuest{deaf: true, after: 100 * time.Millisecond, end: stSuspended, event: true},
+			limit: time.Second, takes: 600 * time.Millisecond, requests: 1},
+		{name: "deaf, does not answer", g: fakeGuest{deaf: true, takes: -1},
+			is: xen.ErrSuspendRefused, takes: limit + suspendGrace, requests: 1, back: 1},
+		{name: "deaf, cannot be asked", g: fakeGuest{deaf: true, requestErr: errTest},
+			is: xen.ErrSuspendRefused, also: errTest, takes: limit + suspendGrace, requests: 1, back: 1},
+		{name: "suspends late", g: fakeGuest{after: 10 * time.Second, end: stSuspended, event: true},
+			is: xen.ErrSuspendRefused, takes: 10 * time.Second, requests: 1, back: 1, resumes: 1},
+		{name: "no time", g: fakeGuest{after: 10 * time.Second, end: stSuspended, event: true},
+			limit: time.Nanosecond, is: xen.ErrSuspendRefused, takes: 10 * time.Second, requests: 1, back: 1, resumes: 1},
+		{name: "is destroyed", g: fakeGuest{after: time.Second, end: stDying, event: true},
+			is: xen.ErrNoDomain, takes: time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := &tc.g
+				g.state, g.port = stRunning, true
+				if tc.limit == 0 {
+					tc.limit = limit
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), tc.limit)
+				defer cancel()
+				start := time.Now()
+				err := suspendGuest(ctx, g)
+				if took := time.Since(start); took.Round(time.Millisecond) != tc.takes {
+					t.Errorf("took %v, want %v", took, tc.takes)
+				}
+				if !errors.Is(err, tc.is) || tc.also != nil && !errors.Is(err, tc.also) || tc.is == nil && err != nil {
+					t.Errorf("error %v, want %v and %v", err, tc.is, tc.also)
+				}
+				if g.requests != tc.requests || g.takenBack != tc.back || g.resumeCalls != tc.resumes {
+					t.Errorf("requested %d times, taken back %d times, resumed %d times; want %d, %d, %d",
+						g.requests, g.takenBack, g.resumeCalls, tc.requests, tc.back, tc.resumes)
+				}
+			})
+		})
+	}
+	// Cancelled while only the port has been tried.
+	synctest.Test(t, func(t *testing.T) {
+		g := &fakeGuest{state: stRunning, port: true, after: 10 * time.Second, end: stSuspended, event: true}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(time.Second, func() { cancel(errTest) })
+		err := suspendGuest(ctx, g)
+		if !errors.Is(err, xen.ErrSuspendRefused) || !errors.Is(err, errTest) || g.requests != 0 || g.resumeCalls != 1 {
+			t.Errorf("cancelled: %v, requested %d times, resumed %d times", err, g.requests, g.resumeCalls)
+		}
+	})
 }

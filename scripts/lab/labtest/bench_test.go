@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -34,15 +35,24 @@ func TestBench(t *testing.T) {
 	if os.Getenv("XENFERRY_LAB_BENCH") == "" {
 		t.Skip("a measurement, not a test: run make lab-bench")
 	}
-	rounds := 3
-	if s := os.Getenv("XENFERRY_LAB_ROUNDS"); s != "" {
-		if _, err := fmt.Sscan(s, &rounds); err != nil || rounds < 1 {
-			t.Fatalf("XENFERRY_LAB_ROUNDS=%q: a number from 1", s)
-		}
-	}
+	rounds := roundsOr(t, 3)
 	for _, kind := range []string{"pvh", "hvm"} {
 		t.Run(kind, func(t *testing.T) { bench(t, kind, rounds) })
 	}
+}
+
+// roundsOr returns XENFERRY_LAB_ROUNDS, or usual where that is not set.
+func roundsOr(t *testing.T, usual int) int {
+	t.Helper()
+	s := os.Getenv("XENFERRY_LAB_ROUNDS")
+	if s == "" {
+		return usual
+	}
+	rounds, err := strconv.Atoi(s)
+	if err != nil || rounds < 1 {
+		t.Fatalf("XENFERRY_LAB_ROUNDS=%q: a number from 1", s)
+	}
+	return rounds
 }
 
 func bench(t *testing.T, kind string, rounds int) {

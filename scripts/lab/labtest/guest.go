@@ -16,6 +16,7 @@ type GuestOptions struct {
 	MemoryMB int      // of the domain; 160 if 0
 	Args     []string // for its program, as "xfg.mem=96": see scripts/lab/guest/params.go
 	NoDisk   bool     // without the disk that both hosts share
+	Alone    bool     // without a process of xl that looks after it
 	Config   []string // further lines of xl's configuration
 }
 
@@ -49,8 +50,12 @@ func (l *Lab) CreateGuest(t testing.TB, h *Host, name string, o GuestOptions) *G
 	if o.NoDisk {
 		config = append(config, "disk=[]")
 	}
-	h.Must(t, fmt.Sprintf("cp /root/guest/%s.cfg /tmp/%s.cfg && cat >> /tmp/%[2]s.cfg <<'END' && xl create /tmp/%[2]s.cfg\n%[3]s\nEND",
-		kind, name, strings.Join(config, "\n")))
+	flag := ""
+	if o.Alone {
+		flag = "-e"
+	}
+	h.Must(t, fmt.Sprintf("cp /root/guest/%s.cfg /tmp/%s.cfg && cat >> /tmp/%[2]s.cfg <<'END' && xl create %[4]s /tmp/%[2]s.cfg\n%[3]s\nEND",
+		kind, name, strings.Join(config, "\n"), flag))
 	g := &Guest{Lab: l, Name: name}
 	g.ID = g.waitBoot(t, h).ID
 	return g

@@ -1,0 +1,153 @@
+//go:build xen && lab
+
+package xl
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/xenctrl"
+)
+
+const (
+	// pollerEnv makes a process of this binary a poller of that domain.
+	pollerEnv = "XENFERRY_XL_POLLER"
+	// isolatedFile names the processors on which the kernel runs only what is
+	// sent there.
+	isolatedFile = "/sys/devices/system/cpu/isolated"
+	pollerFd     = 3 // the poller's end of its socket
+)
+
+func init() { roles[pollerEnv] = poll }
+
+// monotonic is the one clock of all processes, in nanoseconds.
+func monotonic() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		panic(err) // the kernel has this clock
+	}
+	return ts.Nano()
+}
+
+// poll looks at a domain's state without a pause, whenever it gets a byte,
+// until the domain has suspended. It answers with the start of its last look
+// that did not see that, and the end of the first that did.
+func poll(arg string) {
+	debug.SetGCPercent(-1) // it has nothing to collect
+	domid, err := strconv.ParseUint(arg, 10, 32)
+	if err != nil {
+		fatal("poller", err)
+	}
+	xc, err := xenctrl.Open()
+	if err != nil {
+		fatal("poller", err)
+	}
+	var begin [1]byte
+	for {
+		if n, err := unix.Read(pollerFd, begin[:]); n != 1 {
+			if err != nil {
+				fatal("poller", err)
+			}
+			return // the test has ended
+		}
+		running, stopped, err := pollOnce(xc, uint32(domid))
+		if err != nil {
+			fatal("poller", err)
+		}
+		answer := binary.LittleEndian.AppendUint64(nil, uint64(running))
+		answer = binary.LittleEndian.AppendUint64(answer, uint64(stopped))
+		if _, err := unix.Write(pollerFd, answer); err != nil {
+			fatal("poller", err)
+		}
+	}
+}
+
+func pollOnce(xc *xenctrl.Handle, domid uint32) (running, stopped int64, err error) {
+	for {
+		start := monotonic()
+		d, err := xc.Domain(domid)
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case !d.Flags.Suspended():
+			running = start
+		case running == 0:
+			return 0, 0, fmt.Errorf("domain %d is suspended already", domid)
+		default:
+			return running, monotonic(), nil
+		}
+	}
+}
+
+// poller is the poller's process, as the test sees it.
+type poller struct {
+	socket int // blocking: an answer must wake nobody before it is asked for
+}
+
+// startPoller starts the poller on the processor that is the observer's.
+func startPoller(t *testing.T, domid uint32) *poller {
+	t.Helper()
+	text, err := os.ReadFile(isolatedFile)
+	cpu := strings.TrimSpace(string(text))
+	if err != nil || cpu == "" {
+		t.Fatalf("no processor is isolated for the poller (%s): boot the lab with XENFERRY_LAB_OBSERVER=1: %v", isolatedFile, err)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "poller")
+	defer theirs.Close()
+	self := asRole(pollerEnv, strconv.FormatUint(uint64(domid), 10))
+	cmd := exec.Command("taskset", "-c", cpu, self.Path)
+	cmd.Env, cmd.Stderr, cmd.ExtraFiles = self.Env, self.Stderr, []*os.File{theirs}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &poller{fds[0]}
+	limit := unix.NsecToTimeval(time.Minute.Nanoseconds())
+	if err := unix.SetsockoptTimeval(p.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		t.Error(err)
+	}
+	t.Cleanup(func() {
+		unix.Close(p.socket)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("poller: %v", err)
+		}
+	})
+	return p
+}
+
+// begin makes the poller begin to look.
+func (p *poller) begin(t *testing.T) {
+	t.Helper()
+	if _, err := unix.Write(p.socket, []byte{'b'}); err != nil {
+		t.Fatalf("poller: %v", err)
+	}
+}
+
+// answer returns between which moments the domain has stopped.
+func (p *poller) answer(t *testing.T) (running, stopped int64) {
+	t.Helper()
+	var b [16]byte
+	for n := 0; n < len(b); {
+		m, err := unix.Read(p.socket, b[n:])
+		if err == unix.EINTR {
+			continue
+		}
+		if m <= 0 {
+			t.Fatalf("no answer from the poller: %v", err)
+		}
+		n += m
+	}
+	return int64(binary.LittleEndian.Uint64(b[:8])), int64(binary.LittleEndian.Uint64(b[8:]))
+}
