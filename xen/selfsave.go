@@ -73,9 +73,9 @@ func (s *save) copySelf(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
 	defer stop()
 	copyErr := s.copyRecords(stream)
-	// The library's own words say more than a stream that ends too early.
-	if err := stream.Close(); err != nil {
-		return err
+	err = stream.Close()
+	if copyErr == nil || err != nil && errors.Is(copyErr, savefmt.ErrTruncated) {
+		return err // the library's own words say more than a stream that ends too early
 	}
 	return copyErr
 }

@@ -36,6 +36,9 @@ const oldest = "4.17"
 // Lab is a running lab: two Xen hosts on one network, with one disk in common.
 type Lab struct {
 	A, B *Host
+	// Shadow: PV guests can be copied while they run, which Debian's
+	// hypervisor cannot do.
+	Shadow bool
 }
 
 // Host is one of the two.
@@ -66,7 +69,8 @@ func Open(t testing.TB) *Lab {
 		t.Fatalf("the lab is not running: %v", err)
 	}
 	var state struct {
-		Hosts map[string]struct{ Release string }
+		Hosts      map[string]struct{ Release string }
+		Hypervisor string
 	}
 	if err := json.Unmarshal(text, &state); err != nil {
 		t.Fatalf("lab.json: %v", err)
@@ -74,7 +78,7 @@ func Open(t testing.TB) *Lab {
 	host := func(key string) *Host {
 		return &Host{Key: key, Name: "host" + key, Release: state.Hosts[key].Release}
 	}
-	l := &Lab{A: host("A"), B: host("B")}
+	l := &Lab{A: host("A"), B: host("B"), Shadow: state.Hypervisor == "shadow"}
 	t.Cleanup(func() {
 		if t.Failed() {
 			l.collect(t, run)
