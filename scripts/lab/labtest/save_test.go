@@ -137,3 +137,26 @@ func logCells(t *testing.T, types []string, took map[string]time.Duration) {
 	}
 	t.Logf("every guest went through every cell, and its memory was whole after each:\n%s", &b)
 }
+
+// TestPVStopped moves a PV guest on a hypervisor that cannot log its pages: it
+// is suspended for the whole copy, and the user is told.
+func TestPVStopped(t *testing.T) {
+	l := Open(t)
+	if l.Shadow || !l.SameRelease() {
+		t.Skip("tried on pairs of one release without shadow paging")
+	}
+	const word = "suspended for as long as"
+	g := l.CreateGuest(t, l.A, "pvstopped", GuestOptions{Type: "pv", MemoryMB: 128, Args: []string{"xfg.mem=24", "xfg.verify=16MB"}})
+	at := l.A
+	for _, c := range []cell{
+		{"xenferry migrate", "xenferry migrate %[1]s %[3]s 2>&1", true},
+		{"xl migrate, our helper", ours + "xl migrate %[1]s %[3]s", true},
+	} {
+		if out := g.through(t, at, c, map[string]time.Duration{}); !strings.Contains(out, word) {
+			t.Errorf("%s does not say %q:\n%s", c.name, word, out)
+		}
+		at = l.Other(at)
+	}
+	g.AssertClean(t, at)
+	g.Shutdown(t, at)
+}
