@@ -155,7 +155,13 @@ func TestStreamFd(t *testing.T) {
 			far := os.NewFile(uintptr(fds[0]), "far end")
 			defer far.Close()
 			ctx, cancel := context.WithCancelCause(t.Context())
-			s, err := openStreamFd(ctx, fds[1])
+			libxlR, libxlW, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer libxlR.Close()
+			defer libxlW.Close()
+			s, err := openStreamFd(ctx, fds[1], int(libxlR.Fd()))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,6 +176,11 @@ func TestStreamFd(t *testing.T) {
 			time.AfterFunc(50*time.Millisecond, func() { cancel(errTerminated) })
 			if _, err := s.Write(make([]byte, 4<<20)); !errors.Is(err, errTerminated) {
 				t.Errorf("a write that blocks ends with %v", err)
+			}
+			s.ctx = t.Context()
+			time.AfterFunc(50*time.Millisecond, func() { libxlW.Close() })
+			if _, err := s.Write(make([]byte, 4<<20)); !errors.Is(err, errLibxlGone) {
+				t.Errorf("a write that blocks ends with libxl: %v", err)
 			}
 			if flags, err := unix.FcntlInt(uintptr(fds[1]), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK != 0 {
 				t.Errorf("the descriptor has become non-blocking: %#x, %v", flags, err)
@@ -186,7 +197,7 @@ func TestStreamFdFile(t *testing.T) {
 	}
 	defer f.Close()
 	f.Write([]byte("head "))
-	s, err := openStreamFd(t.Context(), int(f.Fd()))
+	s, err := openStreamFd(t.Context(), int(f.Fd()), -1)
 	if err != nil {
 		t.Fatal(err)
 	}

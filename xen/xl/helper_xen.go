@@ -33,7 +33,7 @@ func saveStock(ctx context.Context, s *saver) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	out, err := openStreamFd(ctx, s.args.streamFd)
+	out, err := openStreamFd(ctx, s.args.streamFd, 0)
 	if err != nil {
 		return err
 	}

@@ -9,13 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// streamFd writes to a stream of libxl until ctx ends. The descriptor is
+// streamFd writes to a stream of libxl until ctx or libxl ends. The descriptor is
 // libxl's too and must stay blocking, but a write that blocks must not keep
 // the guest suspended: so what can block is asked before, and written to
 // without blocking.
 type streamFd struct {
 	ctx    context.Context
 	fd     int
+	libxl  int // what libxl writes to: it hangs up when libxl dies
 	own    int // a pipe, opened anew, so that its mode is ours alone; -1: none
 	socket bool
 	file   bool // nothing that blocks
@@ -24,12 +25,17 @@ type streamFd struct {
 // streamPoll is how often ctx is looked at while nothing can be written.
 const streamPoll = 200 * time.Millisecond
 
-func openStreamFd(ctx context.Context, fd int) (*streamFd, error) {
+// errLibxlGone: whoever has started this helper is not there any more.
+var errLibxlGone = errors.New("libxl has died")
+
+// openStreamFd makes a streamFd of descriptor fd. libxl is the end of a pipe
+// that libxl writes to.
+func openStreamFd(ctx context.Context, fd, libxl int) (*streamFd, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, fmt.Errorf("the stream, descriptor %d: %w", fd, err)
 	}
-	s := &streamFd{ctx: ctx, fd: fd, own: -1}
+	s := &streamFd{ctx: ctx, fd: fd, libxl: libxl, own: -1}
 	var err error
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFIFO:
@@ -76,12 +82,14 @@ func (s *streamFd) ready() error {
 		if s.ctx.Err() != nil {
 			return context.Cause(s.ctx)
 		}
-		fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}
+		fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}, {Fd: int32(s.libxl)}}
 		n, err := unix.Poll(fds, int(streamPoll.Milliseconds()))
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
 			return err
+		case n > 0 && fds[1].Revents != 0:
+			return errLibxlGone
 		case n > 0:
 			return nil
 		}

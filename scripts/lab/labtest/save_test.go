@@ -160,3 +160,40 @@ func TestPVStopped(t *testing.T) {
 	g.AssertClean(t, at)
 	g.Shutdown(t, at)
 }
+
+// stuckSave is a shell function that starts a save by xl with our helper to
+// where nobody reads, and waits until it is stuck: the guest is suspended. The
+// pids are in $xl and $helper.
+const stuckSave = `stuck() {
+	rm -f /tmp/stuck; mkfifo /tmp/stuck; exec 3<>/tmp/stuck
+	` + ours + `xl save %[1]s /tmp/stuck 3<&- > /tmp/stuck.out 2>&1 & xl=$!
+	for i in $(seq 300); do
+		helper=$(pgrep -P $xl -f -- --save-domain)
+		xl list | grep -q "^%[1]s .* ---s--" && sleep 2 && return
+		sleep 0.2
+	done
+	cat /tmp/stuck.out; exit 1
+}
+`
+
+// TestHelperEnds: a save that ends in the middle leaves a guest that runs,
+// is not logged, and can be saved again.
+func TestHelperEnds(t *testing.T) {
+	l := Open(t)
+	if !l.SameRelease() || l.Shadow {
+		t.Skip("tried on pairs of one release")
+	}
+	for _, kind := range []string{"pvh", "hvm"} {
+		g := l.CreateGuest(t, l.A, "ends-"+kind, GuestOptions{Type: kind, MemoryMB: 128, Args: []string{"xfg.mem=24", "xfg.verify=16MB"}})
+		for _, c := range []cell{
+			{"libxl terminates its helper", stuckSave + "stuck; kill -TERM $helper; ! wait $xl", false},
+			{"xl is killed", stuckSave + "stuck; kill -9 $xl; tail --pid=$helper -f /dev/null", false},
+			{"xl save → xl restore after that", "xl save %[1]s %[2]s && xl restore %[2]s", false},
+		} {
+			out := g.through(t, l.A, c, map[string]time.Duration{})
+			t.Logf("%s: %s: %s", g.Name, c.name, out)
+		}
+		g.AssertClean(t, l.A)
+		g.Shutdown(t, l.A)
+	}
+}
