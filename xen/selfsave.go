@@ -59,8 +59,10 @@ func (s *save) copySelf(ctx context.Context) error {
 				"%s cannot be copied while it runs: it is suspended for as long as the copying of all its memory takes (%v)", s.report.Guest.Name, err)})
 		}
 	}
-	if err := s.ready(ctx); err != nil {
-		return err
+	if s.opts.Live { // else s.suspend waits for the guardian
+		if err := s.ready(ctx); err != nil {
+			return err
+		}
 	}
 	s.touched = true
 	stream, err := dom.SelfSave(ctx, SelfSaveOptions{

@@ -16,7 +16,7 @@ import (
 // number, arguments, in native byte order, unpadded; the reply, where there is
 // one, is an int. libxl silently drops what it does not understand.
 const (
-	msgLog            uint16 = 1  // u32 level, u32 errno, string context, string text
+	msgLog            uint16 = 1  // u32 level, int errno or -1, string context, string text
 	msgProgress       uint16 = 2  // string context, string what, ulong done, ulong total
 	msgSuspend        uint16 = 3  // reply 1: libxl has asked the guest, look whether it has
 	msgQEMULogDirty   uint16 = 7  // u32 domid, unsigned enable; reply 0 if good
@@ -95,7 +95,8 @@ func (c *callouts) sendLog(text string) error { return c.log(logError, text) }
 
 // log gives a text to libxl's logger.
 func (c *callouts) log(level uint32, text string) error {
-	b := appendUint(appendUint(nil, level), 0)
+	const noErrno = -1 // 0 would be printed as "Success"
+	b := appendInt(appendUint(nil, level), noErrno)
 	b = appendString(b, "xenferry")
 	return c.send(msgLog, appendString(b, text[:min(len(text), maxLogText)]))
 }

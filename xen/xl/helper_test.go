@@ -294,13 +294,13 @@ func TestBridgeEndsWithContext(t *testing.T) {
 }
 
 func TestLogMessageLayout(t *testing.T) {
-	// As libxl's own helper was seen to send it, but for the words.
+	// As libxl's own helper was seen to send it, but for the words and the errno.
 	var out bytes.Buffer
 	h := &callouts{toLibxl: &out}
 	if err := h.sendLog("no"); err != nil {
 		t.Fatal(err)
 	}
-	want := []byte("\x1e\x00" + "\x01\x00" + "\x08\x00\x00\x00" + "\x00\x00\x00\x00" +
+	want := []byte("\x1e\x00" + "\x01\x00" + "\x08\x00\x00\x00" + "\xff\xff\xff\xff" +
 		"\x09\x00\x00\x00xenferry\x00" + "\x03\x00\x00\x00no\x00")
 	if !bytes.Equal(out.Bytes(), want) {
 		t.Errorf("log message % x, want % x", out.Bytes(), want)

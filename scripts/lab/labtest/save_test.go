@@ -26,7 +26,7 @@ type cell struct {
 // the receiver compares all memory with a second copy.
 const (
 	ours    = "LIBXL_SAVE_HELPER=/usr/local/bin/xenferry "
-	check   = " && verify-stream-v2 -f xl -i %[2]s && xenferry verify %[2]s && "
+	check   = " && PYTHONPATH=$(echo /usr/lib/xen-*/lib/python) verify-stream-v2 -f xl -i %[2]s && xenferry verify %[2]s && "
 	compare = "xl migrate --debug %[1]s %[3]s"
 	receive = "xl migrate --debug -s '' %[1]s 'ssh %[3]s env " + ours + "xl migrate-receive'"
 )
