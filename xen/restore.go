@@ -57,8 +57,10 @@ type restore struct {
 	pages    uint64 // pfns are below it
 
 	static, final []savefmt.Record
-	loaded        bool // static
-	compared      bool // a VERIFY record has come: pages are there already
+	loaded        bool                         // static
+	compared      bool                         // a VERIFY record has come: pages are there already
+	differs       func(pfn uint64, t PageType) // of those that are compared; nil: none are
+	second        []byte                       // one page, to compare
 	batch         *Batch
 	runs          [][]byte
 }
@@ -225,9 +227,7 @@ func restoreSpec(h savefmt.Head) (spec Spec, uuid string, err error) {
 	switch {
 	case conf.Name == "":
 		return spec, "", errors.New("guest configuration: the guest has no name")
-	case conf.Type == string(TypePV):
-		return spec, "", fmt.Errorf("%w: %s is a PV guest; xl restore can restore it", ErrUnsupported, conf.Name)
-	case conf.Type == string(TypeSim):
+	case conf.Type == string(TypeSim), conf.Type == string(TypePV):
 		spec.Pages = conf.MaxKiB / (PageSize / 1024)
 	default:
 		spec.Pages = min(conf.MaxKiB/(PageSize/1024)+mmioPages, MaxPages)
@@ -237,6 +237,9 @@ func restoreSpec(h savefmt.Head) (spec Spec, uuid string, err error) {
 
 // load takes the libxc stream, up to its END.
 func (r *restore) load(ctx context.Context) error {
+	if into, ok := r.incoming.(SelfLoader); ok {
+		return r.loadSelf(ctx, into)
+	}
 	for {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -259,7 +262,9 @@ func (r *restore) load(ctx context.Context) error {
 			err = r.loadPages(ctx, item.Pages)
 		case savefmt.RecVerify:
 			r.compared = true
-			r.note("the file has a second copy of all memory, for comparison: it is passed over")
+			if r.differs == nil {
+				r.note("the file has a second copy of all memory, for comparison: it is passed over")
+			}
 		default:
 			if item.Body != nil && item.Type&savefmt.RecOptional == 0 {
 				r.final = append(r.final, savefmt.Record{Type: item.Type, Body: item.Body})
@@ -283,6 +288,9 @@ func (r *restore) loadStatic(ctx context.Context) error {
 func (r *restore) loadPages(ctx context.Context, pages []savefmt.StockPage) error {
 	if err := r.loadStatic(ctx); err != nil { // version 2 has no STATIC_DATA_END
 		return err
+	}
+	if r.compared && r.differs != nil {
+		return r.comparePages(pages)
 	}
 	if r.compared {
 		return nil

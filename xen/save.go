@@ -42,6 +42,7 @@ type SaveTarget interface {
 type SaveOptions struct {
 	Config    []byte    // write this configuration instead of Domain.Config, if set
 	Live      bool      // copy in rounds while the guest runs, suspend for the rest only
+	Verify    bool      // write all memory a second time, for the reader to compare
 	Policy    Policy    // when to suspend, with Live; default StockPolicy
 	After     AfterSave // default AfterDestroy
 	KeepDomid bool      // put the domid into the configuration
@@ -115,6 +116,7 @@ type save struct {
 	writer  *savefmt.Writer
 	dirty   Bitmap
 	entries []savefmt.StockPage
+	again   bool       // the pages that are written are the second copy
 	told    wireSample // last progress
 	panel   *panel     // nil where none is wanted
 
@@ -163,16 +165,7 @@ func (s *save) run(ctx context.Context) error {
 	defer s.release()
 	defer func() { s.panel.close() }()
 	defer s.stopPacker()
-	live := []phase{{"log-dirty", s.startLogDirty}, {"copy", s.copyLive}}
-	if !s.opts.Live {
-		live = nil
-	}
-	phases := append([]phase{{PhaseHello, s.hello}, {"headers", s.start}}, live...)
-	phases = append(phases, []phase{
-		{"suspend", s.suspend},
-		{"last pages", s.copyLast},
-		{"final state", s.finalState},
-	}...)
+	phases := append([]phase{{PhaseHello, s.hello}, {"headers", s.start}}, s.memoryPhases()...)
 	after, file := phase{string(s.opts.After), s.after}, phase{"file", s.commit}
 	if s.opts.After == AfterResume || s.opts.After == AfterPause {
 		// It is to run on in any case: why should it wait for the disk?
@@ -188,6 +181,22 @@ func (s *save) run(ctx context.Context) error {
 		return s.fail(err)
 	}
 	return nil
+}
+
+// memoryPhases write everything behind the header of the libxc stream.
+func (s *save) memoryPhases() []phase {
+	if _, ok := s.dom.(SelfSaver); ok {
+		return []phase{{"copy", s.copySelf}}
+	}
+	phases := []phase{{"static state", s.staticState}}
+	if s.opts.Live {
+		phases = append(phases, phase{"log-dirty", s.startLogDirty}, phase{"copy", s.copyLive})
+	}
+	phases = append(phases, phase{"suspend", s.suspend}, phase{"last pages", s.copyLast})
+	if s.opts.Verify {
+		phases = append(phases, phase{"verify", s.copyAgain})
+	}
+	return append(phases, phase{"final state", s.finalState})
 }
 
 func (s *save) stopPacker() {
@@ -227,10 +236,10 @@ func (s *save) hello(ctx context.Context) error {
 
 // guestKinds are the kinds in a stream's header by the type of the guest.
 var guestKinds = map[GuestType]savefmt.GuestKind{
-	TypePVH: savefmt.KindHVM, TypeHVM: savefmt.KindHVM, TypeSim: savefmt.KindSim,
+	TypePV: savefmt.KindPV, TypePVH: savefmt.KindHVM, TypeHVM: savefmt.KindHVM, TypeSim: savefmt.KindSim,
 }
 
-// start writes everything that comes before the pages.
+// start writes the headers.
 func (s *save) start(ctx context.Context) error {
 	head, err := s.head(ctx)
 	if err != nil {
@@ -243,9 +252,11 @@ func (s *save) start(ctx context.Context) error {
 		s.report.Format = s.opts.Codec.String()
 	}
 	s.writer = savefmt.NewWriter(out)
-	if err := s.writer.Start(head); err != nil {
-		return err
-	}
+	return s.writer.Start(head)
+}
+
+// staticState writes what comes before the pages.
+func (s *save) staticState(ctx context.Context) error {
 	static, err := s.dom.StaticState(ctx)
 	if err != nil {
 		return err
@@ -261,7 +272,21 @@ func (s *save) start(ctx context.Context) error {
 }
 
 func (s *save) head(ctx context.Context) (savefmt.Head, error) {
-	h := savefmt.Head{Outer: savefmt.LayerXL, Config: s.opts.Config}
+	h, err := s.innerHead(ctx)
+	h.Outer, h.Config = savefmt.LayerXL, s.opts.Config
+	if err != nil || h.Kind == savefmt.KindSim {
+		return h, err
+	}
+	domid := uint32(0)
+	if s.opts.KeepDomid {
+		domid = s.report.Guest.Domid
+	}
+	h.Config, err = configWithDomid(h.Config, domid)
+	return h, err
+}
+
+// innerHead is what the header of the libxc stream says.
+func (s *save) innerHead(ctx context.Context) (h savefmt.Head, err error) {
 	var known bool
 	if h.Kind, known = guestKinds[s.report.Guest.Type]; !known {
 		return h, fmt.Errorf("%w: a guest of type %s cannot be saved", ErrUnsupported, s.report.Guest.Type)
@@ -276,12 +301,7 @@ func (s *save) head(ctx context.Context) (savefmt.Head, error) {
 	if n, _ := fmt.Sscanf(host.Hypervisor, "Xen %d.%d", &h.XenMajor, &h.XenMinor); n != 2 {
 		return h, fmt.Errorf("the hypervisor calls itself %q, which names no Xen release", host.Hypervisor)
 	}
-	domid := uint32(0)
-	if s.opts.KeepDomid {
-		domid = s.report.Guest.Domid
-	}
-	h.Config, err = configWithDomid(h.Config, domid)
-	return h, err
+	return h, nil
 }
 
 // configWithDomid sets the domid in a libxl_domain_config: xl restore would

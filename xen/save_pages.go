@@ -32,6 +32,21 @@ func (s *save) copyLast(ctx context.Context) error {
 	return nil
 }
 
+// copyAgain writes all pages once more, of a guest that is suspended: the
+// reader compares them.
+func (s *save) copyAgain(ctx context.Context) error {
+	if err := s.writer.Record(savefmt.Record{Type: savefmt.RecVerify}); err != nil {
+		return err
+	}
+	s.again = true
+	s.dirty.SetAll(s.dom.Pages())
+	stats, err := s.writeRound(ctx)
+	if err == nil {
+		s.endRound(stats)
+	}
+	return err
+}
+
 func (s *save) endRound(stats RoundStats) {
 	s.report.Rounds = append(s.report.Rounds, stats)
 	s.emit(Event{Kind: EventRound, Round: &stats})
@@ -82,7 +97,7 @@ func (s *save) writeBatch(b *Batch, stats *RoundStats) error {
 		typ, page := b.Types[i], b.Pages[i]
 		if page == nil {
 			stats.Empty++
-			if stats.Round == 0 && !typ.Populated() {
+			if (stats.Round == 0 || s.again) && !typ.Populated() {
 				continue // a hole that the restored guest has as well
 			}
 		}

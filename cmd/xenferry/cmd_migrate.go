@@ -72,6 +72,9 @@ func migrate(c *cli.Context) error {
 	if c.Bool("stock") {
 		return migrateStock(c, host, info, args)
 	}
+	if info.Type == xen.TypePV {
+		return migratePV(c, host, info, args)
+	}
 	command, err := receiverCommand(c, c.Args().Get(1))
 	if err != nil {
 		return err

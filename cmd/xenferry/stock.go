@@ -21,8 +21,12 @@ func stockPossible(c *cli.Context) bool {
 	return c.String("s") != "" && !c.IsSet("receiver") && c.String("connect") == xenURI && !strings.HasPrefix(c.Args().Get(1), simPrefix)
 }
 
-// stockCommand returns the shell command that starts the stock receiver.
-func stockCommand(c *cli.Context, host string) string {
+// stockReceiver is the program that takes a guest in by xl's own protocol.
+const stockReceiver = "xl migrate-receive"
+
+// stockCommand returns the shell command that starts a receiver of xl's own
+// protocol.
+func stockCommand(c *cli.Context, host, receiver string) string {
 	if c.String("s") == "" {
 		return host
 	}
@@ -32,16 +36,34 @@ func stockCommand(c *cli.Context, host string) string {
 			flags += " -" + name
 		}
 	}
-	return fmt.Sprintf("exec %s %s xl migrate-receive%s", c.String("s"), shellQuote(host), flags)
+	return fmt.Sprintf("exec %s %s %s%s", c.String("s"), shellQuote(host), receiver, flags)
+}
+
+// migratePV moves a PV guest: its memory is one stream of Xen's own library,
+// which goes as stock xl sends it, to xenferry at the other end or to xl.
+func migratePV(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions) error {
+	fmt.Fprintf(os.Stderr, "note: %s is a PV guest: it goes over ssh alone, with the hand-over of stock xl\n", guest.Name)
+	err := migrateBy(c, host, guest, args, c.String("receiver")+" xl-receive")
+	if errors.Is(err, errNoReceiver) && stockPossible(c) {
+		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl\n", c.Args().Get(1))
+		return migrateStock(c, host, guest, args)
+	}
+	return err
 }
 
 // migrateStock moves the guest as xl migrate does.
 func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions) error {
+	return migrateBy(c, host, guest, args, stockReceiver)
+}
+
+// migrateBy moves the guest by xl's own protocol, to the program receiver at
+// the other host.
+func migrateBy(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions, receiver string) error {
 	if args.Verify || args.MemoryHash {
-		return usagef("--debug and --memory-hash need xenferry at the other host too")
+		return usagef("--debug and --memory-hash need xenferry at the other host too, and no PV guest")
 	}
 	peer := c.Args().Get(1)
-	t, err := startTransport(stockCommand(c, peer))
+	t, err := startTransport(stockCommand(c, peer, receiver))
 	if err != nil {
 		return err
 	}
@@ -57,6 +79,16 @@ func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.
 		Protect: protect(c, args.Limits), Target: peer, Panel: true,
 	})
 	show.close()
+	var failure *xen.SaveError
+	if errors.As(err, &failure) && failure.Phase == xen.PhaseHello && errors.Is(err, xen.ErrPeerLost) {
+		_ = t.Close()
+		if why := t.failure(); why != nil {
+			failure.Cause = fmt.Errorf("%w: %w", failure.Cause, why)
+		}
+		if errors.Is(err, errNoReceiver) {
+			return err
+		}
+	}
 	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
 		startMonitor(guest.Domid)
 	}
@@ -65,12 +97,20 @@ func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.
 	}
 	switch {
 	case err == nil:
-		fmt.Fprintf(c.App.Writer, "%s moved to stock xl at %s in %s: downtime %s, %d rounds, %s on the wire\n", guest.Name, peer,
+		fmt.Fprintf(c.App.Writer, "%s moved to %s at %s in %s: downtime %s, %d rounds, %s on the wire\n", guest.Name, receivedBy(receiver), peer,
 			report.Total.Round(time.Millisecond), report.Pause.Round(100*time.Microsecond), len(report.Rounds), bytesText(uint64(report.Bytes)))
 	case report.Outcome == xen.OutcomeInDoubt:
 		fmt.Fprintf(os.Stderr, stockDoubtText, guest.Name, peer, guest.Domid)
 	}
 	return err
+}
+
+// receivedBy says in the last line to whom the guest has moved.
+func receivedBy(receiver string) string {
+	if receiver == stockReceiver {
+		return "stock xl"
+	}
+	return "xenferry"
 }
 
 // stockDoubtText: stock xl cannot be asked, so a person must look.

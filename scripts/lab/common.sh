@@ -39,6 +39,13 @@ image_dir() {
   echo "$CACHE/$suite-${hash:0:12}"
 }
 
+# shadow_dir: where shadow.sh keeps the hypervisor that it builds, by its recipe.
+shadow_dir() {
+  local hash
+  hash=$(sha256sum < "$LAB_DIR/shadow.sh")
+  echo "$CACHE/shadow-${hash:0:12}"
+}
+
 # need_packages PACKAGE...: installs those that are missing (root, apt).
 need_packages() {
   local p missing=()

@@ -1,6 +1,7 @@
 #!/bin/bash
 # test.sh [-run REGEXP] [PAIR...]: the tests on real Xen. For each pair of releases it boots two hosts, runs the Go
-# tests of labtest against them, and takes them down. All pairs by default: 4.17+4.17 4.20+4.20 4.17+4.20.
+# tests of labtest against them, and takes them down. All pairs by default: 4.17+4.17 4.20+4.20 4.17+4.20, and
+# 4.17+4.17:shadow, whose hypervisor has shadow paging and which is for TestTypes alone.
 # The last line is "N passed, N failed"; the exit status is not 0 if any failed or none ran. Root; over an hour.
 #
 #   XENFERRY_LAB_KEEP=1               leaves the hosts running, and uses those of the same pair that run already:
@@ -17,11 +18,14 @@ repeated=()    # what was run once more
 
 # up PAIR: has two hosts run with our programs on them.
 up() {
-  local a=${1%+*} b=${1#*+}
-  if [[ -n ${XENFERRY_LAB_KEEP:-} ]] && grep -qs "\"A\": {\"release\": \"$a\".*\"B\": {\"release\": \"$b\"" "$RUN/lab.json"; then
+  local pair=${1%:*} variant=
+  [[ $1 != *:* ]] || variant=${1#*:}
+  local a=${pair%+*} b=${pair#*+}
+  if [[ -n ${XENFERRY_LAB_KEEP:-} ]] && grep -qs "\"A\": {\"release\": \"$a\".*\"B\": {\"release\": \"$b\"" "$RUN/lab.json" &&
+    grep -qs "\"hypervisor\": \"${variant:-stock}\"" "$RUN/lab.json"; then
     "$LAB_DIR/install.sh"
   else
-    "$LAB_DIR/down.sh" && "$LAB_DIR/up.sh" "$a" "$b"
+    "$LAB_DIR/down.sh" && "$LAB_DIR/up.sh" "$a" "$b" ${variant:+"$variant"}
   fi
 }
 
@@ -41,12 +45,13 @@ put_tests() {
 # run_pair PAIR: the phase of one pair. Fails if a test failed or could not be run.
 # It is called in a condition, where bash does not end at errors: each is passed on.
 run_pair() {
-  local pair=$1
+  local pair=$1 tests=$RUN_TESTS
   up "$pair" || return
-  if [[ -z ${XENFERRY_LAB_WITHOUT_XENFERRY:-} && ${pair%+*} == "${pair#*+}" ]]; then
+  [[ $pair != *:* || $tests != . ]] || tests='^TestTypes$'
+  if [[ $pair != *:* && -z ${XENFERRY_LAB_WITHOUT_XENFERRY:-} && ${pair%+*} == "${pair#*+}" ]]; then
     put_tests "${pair%+*}" || return
   fi
-  run_tests "$RUN_TESTS" && { cat "$log.run" >> "$log"; return; }
+  run_tests "$tests" && { cat "$log.run" >> "$log"; return; }
   repeat_blameless
 }
 
@@ -95,8 +100,9 @@ if [[ ${1:-} == -run ]]; then
   RUN_TESTS=${2:?-run wants a regular expression}
   shift 2
 fi
-(($#)) || set -- 4.17+4.17 4.20+4.20 4.17+4.20
-releases=$(printf '%s\n' "${@//+/ }" | xargs -n 1 | sort -u)
+(($#)) || set -- 4.17+4.17 4.20+4.20 4.17+4.20 4.17+4.17:shadow
+pairs=("${@%:*}")
+releases=$(printf '%s\n' "${pairs[@]//+/ }" | xargs -n 1 | sort -u)
 export XENFERRY_LAB_RUN=$RUN XENFERRY_LAB_CACHE=$CACHE XENFERRY_LAB_PORT=$PORT
 export XENFERRY_LAB_LOGS=${XENFERRY_LAB_LOGS:-$CACHE/logs}
 rm -rf "$XENFERRY_LAB_LOGS"

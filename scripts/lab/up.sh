@@ -1,5 +1,6 @@
 #!/bin/bash
-# up.sh RELEASE_A RELEASE_B: starts two Xen hosts, hostA and hostB, each 4.17 or 4.20, and waits until both are ready.
+# up.sh RELEASE_A RELEASE_B [shadow]: starts two Xen hosts, hostA and hostB, each 4.17 or 4.20, and waits until both are
+# ready. With "shadow", both run the hypervisor of shadow.sh.
 #
 # Each host is a QEMU without hardware virtualisation; QEMU emulates AMD's SVM,
 # so HVM and PVH guests run in it. Both have one disk in common, /dev/vdb (the
@@ -38,7 +39,7 @@ start() { # start A|B RELEASE LINK: LINK is QEMU's end of the private link
   qemu-img create -q -f qcow2 -b "$image/dom0.img" -F raw "$RUN/$host.qcow2"
   setsid qemu-system-x86_64 -name "$host" -pidfile "$RUN/$host.pid" -nographic -no-reboot \
     -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu "$CPU" -smp "$CPUS" -m "$MEM_MB" \
-    -kernel "$image/xen" -append "$XEN_ARGS" \
+    -kernel "${hypervisor:-$image/xen}" -append "$XEN_ARGS" \
     -initrd "$image/vmlinuz $DOM0_ARGS labhost=$host,$image/initrd" \
     -drive "file=$RUN/$host.qcow2,if=virtio,format=qcow2,cache=unsafe" \
     -drive "file=$RUN/san.img,if=virtio,format=raw,cache=none,file.locking=off" \
@@ -76,8 +77,13 @@ failed() {
   exit "$status"
 }
 
-(($# == 2)) || die "usage: up.sh RELEASE_A RELEASE_B, each 4.17 or 4.20"
-for v; do
+[[ $# == 2 || $# == 3 && $3 == shadow ]] || die "usage: up.sh RELEASE_A RELEASE_B [shadow], each release 4.17 or 4.20"
+hypervisor=
+if (($# == 3)); then
+  [[ $1 == 4.17 && $2 == 4.17 ]] || die "the hypervisor with shadow paging is one of Xen 4.17"
+  hypervisor=$("$LAB_DIR/shadow.sh")
+fi
+for v in "$1" "$2"; do
   [[ -d $(image_dir "$v") ]] || die "there is no image of Xen $v for this recipe: run build.sh $v"
 done
 mkdir -p "$(dirname "$RUN")"
@@ -91,7 +97,7 @@ wait_file . "$RUN/hostA.console.log" 20 hostA # only now does the link listen
 start B "$2" "connect=127.0.0.1:$LINK_PORT"
 cat > "$RUN/lab.json" <<END
 {"hosts": {"A": {"release": "$1", "port": $(port_of A)}, "B": {"release": "$2", "port": $(port_of B)}},
- "key": "$CACHE/key"}
+ "hypervisor": "${3:-stock}", "key": "$CACHE/key"}
 END
 for host in hostA hostB; do
   wait_file 'LAB READY' "$RUN/$host.console.log" 300 "$host"

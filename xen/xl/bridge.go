@@ -25,6 +25,11 @@ import (
 //	receiver → helper   results: store gfn, console gfn
 //	receiver → helper   complete: return value, errno
 //
+// or, for a guest that Xen's own library fills (helper_stock.go), in place of
+// all that follows the hello
+//
+//	receiver → helper   stream: a libxc stream follows, to its END
+//
 // After complete the helper reads nothing more: libxl reads on where it stops.
 // At the end of the stream before complete it tells libxl that the restore has
 // failed.

@@ -27,6 +27,19 @@
 // (bridge.go), and no page ever goes through it. The receiver itself maps the
 // new domain's memory and puts the pages in.
 //
+// A PV guest's page tables hold frame numbers of its host. Its libxc stream is
+// written and read by Xen's own library (domain_pv.go, incoming_pv.go): at the
+// destination it goes through the same socket, and the helper hands it to the
+// library.
+//
+// # Under stock xl
+//
+// Where LIBXL_SAVE_HELPER names our binary for somebody else's libxl, the
+// helper is all that is ours: it writes (helper_save.go) or reads
+// (helper_stock.go) the libxc stream with the engine of package xen, and has
+// libxl do the rest by messages (callouts.go). It tells by the first eight bytes
+// of what it is to read whether a receiver of ours or a stock sender is there.
+//
 // # Who cleans up
 //
 // A guest that is not finished must never stay behind. While the receiver

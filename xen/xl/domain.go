@@ -30,7 +30,7 @@ type domain struct {
 	pages uint64
 	lock  *os.File
 	store *store
-	qemu  *qemu // nil for a PVH guest
+	qemu  *qemu // nil for a PV or PVH guest
 
 	dirty        *xenctrl.DirtyLog
 	logDirty     bool      // Xen logs
@@ -55,11 +55,11 @@ func openDomain(h *host, domid uint32) (d *domain, err error) {
 	}
 	d = &domain{h: h, domid: domid, typ: info.Type}
 	switch d.typ {
-	case xen.TypePVH:
+	case xen.TypePVH, xen.TypePV:
 	case xen.TypeHVM:
 		d.qemu = qemuOf(domid)
 	default:
-		return nil, fmt.Errorf("%w: domain %d is of type %q: only pvh and hvm guests can be moved", xen.ErrUnsupported, domid, d.typ)
+		return nil, fmt.Errorf("%w: domain %d is of type %q: only pv, pvh and hvm guests can be moved", xen.ErrUnsupported, domid, d.typ)
 	}
 	if err := d.acquire(); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -82,13 +82,15 @@ func (d *domain) acquire() (err error) {
 		return fmt.Errorf("%w: domain %d has a physical address space of %d pages, 1 to %d are possible",
 			xen.ErrUnsupported, d.domid, d.pages, uint64(xen.MaxPages))
 	}
-	params, err := d.params()
-	if err != nil {
-		return goneOr(err)
-	}
-	d.fresh = params.freshPages()
-	if d.dirty, err = d.h.xc.NewDirtyLog(d.domid, d.pages); err != nil {
-		return err
+	if d.typ != xen.TypePV { // whose log and pages Xen's own library reads
+		params, err := d.params()
+		if err != nil {
+			return goneOr(err)
+		}
+		d.fresh = params.freshPages()
+		if d.dirty, err = d.h.xc.NewDirtyLog(d.domid, d.pages); err != nil {
+			return err
+		}
 	}
 	// A killed process may have left one, which would make stock tools miss
 	// the guest's next suspend.

@@ -1,7 +1,7 @@
 package xl
 
 import (
-	"encoding/binary"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -29,26 +29,28 @@ func RunIfHelper() {
 	case argRestore:
 		os.Exit(restoreHelper(os.Args[2:]))
 	case argSave:
-		fmt.Fprintln(os.Stderr, "xenferry: started as libxl's save helper to save a guest: not supported, unset LIBXL_SAVE_HELPER")
-		os.Exit(1)
+		os.Exit(saveHelper(os.Args[2:]))
 	}
 }
 
+// nameHelper is what ps and top show in place of "exe". It is a nicety: no
+// matter if not.
+func nameHelper() { _ = os.WriteFile("/proc/self/comm", []byte("xenferry-helper"), 0) }
+
 // restoreHelper runs the helper and returns the exit status.
 func restoreHelper(args []string) int {
-	// What ps and top show in place of "exe". It is a nicety: no matter if not.
-	_ = os.WriteFile("/proc/self/comm", []byte("xenferry-helper"), 0)
-
+	nameHelper()
 	a, err := parseRestoreArgs(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "xenferry: started as libxl's save helper:", err)
 		return 1
 	}
 	h := &helper{
-		stream: fd(a.streamFd), fromLibxl: fd(0), toLibxl: fd(1),
+		stream: fd(a.streamFd), callouts: callouts{fromLibxl: fd(0), toLibxl: fd(1)},
 		hello:     a.hello,
 		libxlGone: parentGone(os.Getppid()),
 		destroy:   destroyUnfinished,
+		load:      loadStock,
 	}
 	// A closed pipe is an error like others. An interrupt from the terminal
 	// goes to the receiver too, which then closes the stream in its own time.
@@ -57,16 +59,21 @@ func restoreHelper(args []string) int {
 	signal.Notify(term, syscall.SIGTERM)
 	go func() {
 		// To be terminated is to find the stream ended: the read that waits
-		// in run returns, and the one way to give up is taken.
+		// in run returns, and the one way to give up is taken. What is no
+		// socket comes from stock xl, which then expects no more words.
 		<-term
-		_ = syscall.Shutdown(a.streamFd, syscall.SHUT_RD)
+		if syscall.Shutdown(a.streamFd, syscall.SHUT_RD) != nil {
+			os.Exit(1)
+		}
 	}()
 	if err := h.run(); err != nil {
-		fmt.Fprintf(os.Stderr, "xenferry: libxl's save helper for domain %d: %v\n", a.hello.domid, err)
+		fmt.Fprintf(os.Stderr, helperErrorText, a.hello.domid, err)
 		return 1
 	}
 	return 0
 }
+
+const helperErrorText = "xenferry: libxl's save helper for domain %d: %v\n"
 
 // fd reads and writes a file descriptor with plain blocking calls. It is
 // shared with libxl, and must keep the mode that libxl gave it.
@@ -109,46 +116,58 @@ type restoreArgs struct {
 // send-back fd or -1, domid, store port, store domid, console port, console
 // domid, callback flags, stream type.
 func parseRestoreArgs(args []string) (restoreArgs, error) {
-	const (
-		count      = 9
-		callbacks  = 1<<msgStaticDataDone | 1<<msgRestoreResults
-		plain      = 0 // stream type: neither Remus nor COLO
-		maxArgBits = 32
-	)
-	if len(args) != count {
-		return restoreArgs{}, fmt.Errorf("%d arguments after %s in place of %d: made for another release of Xen?", len(args), argRestore, count)
-	}
-	var n [count]int64
-	for i, s := range args {
-		v, err := strconv.ParseInt(s, 10, maxArgBits+1)
-		if err != nil || (v < 0 && i != 1) {
-			return restoreArgs{}, fmt.Errorf("argument %d is %q, not a number that can stand there", i+2, s)
-		}
-		n[i] = v
-	}
-	if n[0] < 3 || n[0] > 1<<20 {
-		return restoreArgs{}, fmt.Errorf("stream descriptor %d is not possible", n[0])
-	}
-	if n[7] != callbacks || n[8] != plain {
-		return restoreArgs{}, fmt.Errorf("callbacks %#x and stream type %d in place of %#x and %d: made for another release of Xen?", n[7], n[8], callbacks, plain)
+	n, err := parseHelperArgs(argRestore, args, 9, restoreCallbacks)
+	if err != nil {
+		return restoreArgs{}, err
 	}
 	return restoreArgs{int(n[0]), hello{uint32(n[2]), uint32(n[3]), uint32(n[4]), uint32(n[5]), uint32(n[6])}}, nil
 }
 
+// parseHelperArgs reads count numbers: the first is the stream's descriptor,
+// the second a descriptor or -1, the last two are the callbacks that libxl
+// offers and the type of the stream.
+func parseHelperArgs(what string, args []string, count int, callbacks int64) ([]int64, error) {
+	const (
+		plain      = 0 // stream type: neither Remus nor COLO
+		maxArgBits = 32
+	)
+	if len(args) != count {
+		return nil, fmt.Errorf("%d arguments after %s in place of %d: made for another release of Xen?", len(args), what, count)
+	}
+	n := make([]int64, count)
+	for i, s := range args {
+		v, err := strconv.ParseInt(s, 10, maxArgBits+1)
+		if err != nil || (v < 0 && i != 1) {
+			return nil, fmt.Errorf("argument %d is %q, not a number that can stand there", i+2, s)
+		}
+		n[i] = v
+	}
+	if n[0] < 3 || n[0] > 1<<20 {
+		return nil, fmt.Errorf("stream descriptor %d is not possible", n[0])
+	}
+	if got, typ := n[count-2], n[count-1]; typ != plain || got != callbacks {
+		return nil, fmt.Errorf("callbacks %#x and stream type %d in place of %#x and %d: made for Remus or COLO, or for another release of Xen?", got, typ, callbacks, plain)
+	}
+	return n, nil
+}
+
 // helper stands between the receiver, at the other end of the stream, and
-// libxl, at its standard input and output.
+// libxl, at its standard input and output. Where the stream is a stock one,
+// from stock xl, it fills the guest itself.
 type helper struct {
-	stream    io.ReadWriter
-	fromLibxl io.Reader
-	toLibxl   io.Writer
-	hello     hello
-	uuid      [16]byte // of the guest, as the receiver says
+	callouts
+	stream io.ReadWriter
+	hello  hello
+	uuid   [16]byte // of the guest, as the receiver says, or Xen where there is none
 
 	// libxlGone tells whether the process that started this one has ended.
 	libxlGone func() bool
 	// destroy destroys the domain if it is the guest of that UUID and has
 	// never run.
 	destroy func(domid uint32, uuid [16]byte) error
+	// load fills the guest from a libxc stream. It sends libxl its messages,
+	// but for the last one.
+	load func(h *helper, stream io.Reader) error
 }
 
 // errBrokenStream is sent to libxl as errno of a restore that was given up.
@@ -166,7 +185,7 @@ func (h *helper) run() error {
 	}
 	lerr := h.sendLog(err.Error())
 	if lerr == nil {
-		_, lerr = h.ask(msgComplete, appendInt(appendInt(nil, -1), errBrokenStream))
+		lerr = h.complete(-1, errBrokenStream)
 	}
 	if lerr == nil {
 		return nil // libxl is there, has our words, and destroys the domain
@@ -184,8 +203,8 @@ func (h *helper) run() error {
 // bridge serves the receiver's frames. complete is true once libxl has been
 // told that the guest is complete.
 func (h *helper) bridge() (complete bool, err error) {
-	if err := h.greet(); err != nil {
-		return false, err
+	if stock, err := h.greet(); err != nil || stock {
+		return err == nil, err
 	}
 	for {
 		f, err := readFrame(h.stream)
@@ -198,11 +217,13 @@ func (h *helper) bridge() (complete bool, err error) {
 			if rc, err = h.ask(msgStaticDataDone, appendUint(nil, uint32(f.args[0]))); err == nil {
 				err = writeFrame(h.stream, opStaticReply, uint64(uint32(rc)))
 			}
+		case opStream:
+			err = h.loadStream()
+			return err == nil, err
 		case opResults:
 			err = h.send(msgRestoreResults, appendUlong(appendUlong(nil, f.args[0]), f.args[1]))
 		case opComplete:
-			body := appendInt(appendInt(nil, int32(f.args[0])), int32(f.args[1]))
-			_, err = h.ask(msgComplete, body)
+			err = h.complete(int32(f.args[0]), int32(f.args[1]))
 			return err == nil, err
 		default:
 			err = fmt.Errorf("the receiver sent frame %d, which means nothing here", f.op)
@@ -213,74 +234,25 @@ func (h *helper) bridge() (complete bool, err error) {
 	}
 }
 
-// greet reads the preamble and answers with the hello.
-func (h *helper) greet() error {
+// greet looks at the beginning of the stream. To a receiver it says hello. A
+// stock stream it takes as a whole: that is all that there is to do then.
+func (h *helper) greet() (stock bool, err error) {
 	var b [preambleSize]byte
 	magic := b[:len(bridgeMagic)]
 	if _, err := io.ReadFull(h.stream, magic); err != nil {
-		return err
+		return false, err
+	}
+	if [8]byte(magic) == stockMagic {
+		return true, h.takeStock(io.MultiReader(bytes.NewReader(magic), h.stream))
 	}
 	if [8]byte(magic) != bridgeMagic {
-		return fmt.Errorf("the stream begins with % x: not one of a xenferry receiver, which is all that this helper can read; unset LIBXL_SAVE_HELPER", magic)
+		return false, fmt.Errorf("the stream begins with % x: neither one of Xen nor of a xenferry receiver", magic)
 	}
 	if _, err := io.ReadFull(h.stream, b[len(magic):]); err != nil {
-		return err
+		return false, err
 	}
 	h.uuid = [16]byte(b[len(magic):])
-	return writeFrame(h.stream, opHello, h.hello.args()...)
-}
-
-// Messages from the helper to libxl, and their arguments
-// (tools/libs/light/libxl_save_msgs_gen.pl). They are framed as u16 length of
-// what follows, u16 number, arguments, in native byte order, unpadded; the
-// reply, where there is one, is an int.
-const (
-	msgLog            uint16 = 1  // u32 level, u32 errno, string context, string text
-	msgStaticDataDone uint16 = 8  // unsigned missing; reply 0 if good
-	msgRestoreResults uint16 = 9  // pfn store, pfn console
-	msgComplete       uint16 = 10 // int return value, int errno; reply 0
-)
-
-// maxLogText keeps a log message far below the 64 KiB that a frame can hold.
-const maxLogText = 1024
-
-func (h *helper) send(msg uint16, args []byte) error {
-	b := binary.NativeEndian.AppendUint16(nil, uint16(2+len(args)))
-	b = binary.NativeEndian.AppendUint16(b, msg)
-	if _, err := h.toLibxl.Write(append(b, args...)); err != nil {
-		return fmt.Errorf("sending message %d to libxl: %w", msg, err)
-	}
-	return nil
-}
-
-// ask sends a message and waits for the reply.
-func (h *helper) ask(msg uint16, args []byte) (int32, error) {
-	if err := h.send(msg, args); err != nil {
-		return 0, err
-	}
-	var b [4]byte
-	if _, err := io.ReadFull(h.fromLibxl, b[:]); err != nil {
-		// Not io.EOF as it is: that means the receiver's end of the stream.
-		return 0, fmt.Errorf("waiting for libxl's reply to message %d: %v", msg, err)
-	}
-	return int32(binary.NativeEndian.Uint32(b[:])), nil
-}
-
-// sendLog puts a text among libxl's errors, and so into the receiver's.
-func (h *helper) sendLog(text string) error {
-	const levelError = 8 // XTL_ERROR
-	b := appendUint(appendUint(nil, levelError), 0)
-	b = appendString(b, "xenferry")
-	return h.send(msgLog, appendString(b, text[:min(len(text), maxLogText)]))
-}
-
-func appendUint(b []byte, v uint32) []byte  { return binary.NativeEndian.AppendUint32(b, v) }
-func appendInt(b []byte, v int32) []byte    { return appendUint(b, uint32(v)) }
-func appendUlong(b []byte, v uint64) []byte { return binary.NativeEndian.AppendUint64(b, v) }
-
-// appendString appends a string as libxl wants it: length with the NUL, bytes, NUL.
-func appendString(b []byte, s string) []byte {
-	return append(append(appendUint(b, uint32(len(s)+1)), s...), 0)
+	return false, writeFrame(h.stream, opHello, h.hello.args()...)
 }
 
 // parentGone returns a function that tells whether the process parent, which

@@ -47,6 +47,10 @@ func (l *fakeLibxl) serve() {
 		switch m.number {
 		case msgStaticDataDone:
 			l.out.Write(appendInt(nil, l.reply8))
+		case msgSuspend:
+			l.out.Write(appendInt(nil, 1))
+		case msgQEMULogDirty:
+			l.out.Write(appendInt(nil, 0))
 		case msgComplete:
 			l.out.Write(appendInt(nil, 0))
 			return // libxl reads nothing after it
@@ -91,8 +95,14 @@ func newRig(t *testing.T, libxlDead bool) *rig {
 	}
 	t.Cleanup(func() { r.bridge.close(); r.stream.Close() })
 	h := &helper{
-		stream: r.stream, fromLibxl: inR, toLibxl: outW, hello: testHello,
+		stream: r.stream, callouts: callouts{fromLibxl: inR, toLibxl: outW}, hello: testHello,
 		libxlGone: func() bool { return libxlDead },
+		load: func(h *helper, stream io.Reader) error {
+			if _, err := io.Copy(io.Discard, stream); err != nil {
+				return err
+			}
+			return h.send(msgRestoreResults, appendUlong(appendUlong(nil, 1), 2))
+		},
 		destroy: func(domid uint32, uuid [16]byte) error {
 			if uuid != r.uuid {
 				t.Errorf("destroy of UUID %x, want %x", uuid, r.uuid)
@@ -199,7 +209,8 @@ func TestHelperGivesUp(t *testing.T) {
 		{"receiver closes at once", func(io.Writer) {}, "closed the stream"},
 		{"receiver closes after the preamble", func(w io.Writer) { w.Write(preamble) }, "closed the stream"},
 		{"receiver closes within a frame", func(w io.Writer) { w.Write(append(preamble, 0x58, 0x46)) }, "unexpected EOF"},
-		{"stock stream", func(w io.Writer) { w.Write(bytes.Repeat([]byte{0xFF}, 8)) }, "not one of a xenferry receiver"},
+		{"neither stream", func(w io.Writer) { w.Write(bytes.Repeat([]byte{0xFE}, 8)) }, "neither one of Xen nor of a xenferry receiver"},
+		{"stock stream that ends early", func(w io.Writer) { w.Write(stockMagic[:]) }, "unexpected EOF"},
 		{"no frame", func(w io.Writer) { w.Write(append(preamble, make([]byte, frameSize)...)) }, "begins with 0x0"},
 		{"frame of the wrong kind", func(w io.Writer) { w.Write(preamble); writeFrame(w, opHello) }, "frame 1"},
 	} {
@@ -283,13 +294,13 @@ func TestBridgeEndsWithContext(t *testing.T) {
 }
 
 func TestLogMessageLayout(t *testing.T) {
-	// As libxl's own helper was seen to send it, but for the words.
+	// As libxl's own helper was seen to send it, but for the words and the errno.
 	var out bytes.Buffer
-	h := &helper{toLibxl: &out}
+	h := &callouts{toLibxl: &out}
 	if err := h.sendLog("no"); err != nil {
 		t.Fatal(err)
 	}
-	want := []byte("\x1e\x00" + "\x01\x00" + "\x08\x00\x00\x00" + "\x00\x00\x00\x00" +
+	want := []byte("\x1e\x00" + "\x01\x00" + "\x08\x00\x00\x00" + "\xff\xff\xff\xff" +
 		"\x09\x00\x00\x00xenferry\x00" + "\x03\x00\x00\x00no\x00")
 	if !bytes.Equal(out.Bytes(), want) {
 		t.Errorf("log message % x, want % x", out.Bytes(), want)

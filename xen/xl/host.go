@@ -109,7 +109,7 @@ func (h *host) Open(_ context.Context, domid uint32) (xen.Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d, nil
+	return d.asXen(), nil
 }
 
 // Receive begins to build a guest that arrives here. See incoming.go.
@@ -118,7 +118,7 @@ func (h *host) Receive(ctx context.Context, spec xen.Spec) (xen.Incoming, error)
 	if err != nil {
 		return nil, err
 	}
-	return in, nil
+	return in.asXen(), nil
 }
 
 // Close ends the connections. What was opened through the host must be closed

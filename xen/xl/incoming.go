@@ -90,8 +90,8 @@ func receive(ctx context.Context, h *host, spec xen.Spec) (*incoming, error) {
 }
 
 func checkSpec(spec xen.Spec) error {
-	if spec.Type != xen.TypePVH && spec.Type != xen.TypeHVM {
-		return fmt.Errorf("%w: a guest of type %q cannot be received on Xen by this version, only pvh and hvm", xen.ErrUnsupported, spec.Type)
+	if spec.Type != xen.TypePV && spec.Type != xen.TypePVH && spec.Type != xen.TypeHVM {
+		return fmt.Errorf("%w: a guest of type %q cannot be received on Xen, only pv, pvh and hvm", xen.ErrUnsupported, spec.Type)
 	}
 	if spec.Pages == 0 || spec.Pages > xen.MaxPages {
 		return fmt.Errorf("guest of %d pages: must have 1 to %d", spec.Pages, uint64(xen.MaxPages))
@@ -161,7 +161,7 @@ func (in *incoming) meetHelper(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.UUID != in.uuid || !d.Flags.HVM() {
+	if d.UUID != in.uuid || d.Flags.HVM() == (in.spec.Type == xen.TypePV) {
 		return fmt.Errorf("domain %d, which libxl says it has made, is not the guest", hi.domid)
 	}
 	if pages := min(in.spec.MemKiB/(xen.PageSize/1024), d.MaxPages); pages > d.TotPages {

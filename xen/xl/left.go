@@ -25,7 +25,7 @@ func (h *host) Reopen(_ context.Context, ref xen.DomainRef) (xen.Domain, error) 
 		return nil, err
 	}
 	d.leftover = true
-	return d, nil
+	return d.asXen(), nil
 }
 
 // is returns nil if ref names a domain that is there.

@@ -5,6 +5,7 @@ package xl
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/xenferry/xenferry/xen"
 )
@@ -19,6 +20,11 @@ func Monitor(context.Context, Options, uint32, func(string)) error { return errN
 
 // destroyUnfinished: libxl is not in this binary, so nothing can call it.
 func destroyUnfinished(uint32, [16]byte) error { return errNoXen }
+
+// libxl's save helper needs libxl's libraries.
+func saveStock(context.Context, *saver) error { return errNoXen }
+func resumeLeft(uint32) error                 { return errNoXen }
+func loadStock(*helper, io.Reader) error      { return errNoXen }
 
 // BuiltFor returns "": this binary was built without the tag xen.
 func BuiltFor() string { return "" }

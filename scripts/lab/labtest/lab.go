@@ -38,6 +38,9 @@ const oldest = "4.17"
 // Lab is a running lab: two Xen hosts on one network, with one disk in common.
 type Lab struct {
 	A, B *Host
+	// Shadow: PV guests can be copied while they run, which Debian's
+	// hypervisor cannot do.
+	Shadow bool
 }
 
 // Host is one of the two.
@@ -86,7 +89,8 @@ func Find(t testing.TB) *Lab {
 		t.Fatalf("the lab is not running: %v", err)
 	}
 	var state struct {
-		Hosts map[string]struct{ Release string }
+		Hosts      map[string]struct{ Release string }
+		Hypervisor string
 	}
 	if err := json.Unmarshal(text, &state); err != nil {
 		t.Fatalf("lab.json: %v", err)
@@ -94,7 +98,7 @@ func Find(t testing.TB) *Lab {
 	host := func(key string) *Host {
 		return &Host{Key: key, Name: "host" + key, Release: state.Hosts[key].Release}
 	}
-	return &Lab{A: host("A"), B: host("B")}
+	return &Lab{A: host("A"), B: host("B"), Shadow: state.Hypervisor == "shadow"}
 }
 
 // Hosts returns both hosts.
