@@ -65,7 +65,7 @@ var killFaults = []fault{
 	{name: killQEMU, blow: blow{signal: "KILL", pattern: qemus}, there: true},
 	{name: "CPU state damaged", spoil: "cpu", says: "set the HVM context"},
 	{name: "CPU state damaged under way", spoil: "wire", says: "stream is corrupt"},
-	{name: "QEMU state damaged", spoil: "qemu", says: "device model"},
+	{name: "QEMU state damaged", spoil: "qemu", says: "give QEMU the state of its devices"},
 }
 
 // Faults of which something more is known.
@@ -82,8 +82,6 @@ func (f *fault) doesNotApply(phase, kind string) string {
 		return "a PVH guest has no QEMU here"
 	case f.spoil != "" && phase != suspended:
 		return "the state travels once, while the guest is suspended"
-	case f.name == killQEMU && phase == copying:
-		return "QEMU starts at the destination when all memory is there"
 	}
 	return ""
 }
@@ -220,8 +218,8 @@ func (k *killTest) strike(phase string, f *fault) *strike {
 	if f.there && p.destination != "" || p.source == "" {
 		s.watched, side, state = to, "destination", p.destination
 	}
-	if f.name == killQEMU && phase == suspended {
-		// As soon as it is there: before READY.
+	if f.name == killQEMU && phase == copying {
+		// As soon as it is there: when all memory was sent once.
 		s.blow = blow{command: fmt.Sprintf("until %s; do sleep 0.2; done && date +struck:%%s.%%N", kill("KILL", qemus))}
 	}
 	if phase == copying {
