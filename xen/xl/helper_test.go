@@ -331,3 +331,18 @@ func TestParseRestoreArgs(t *testing.T) {
 		}
 	}
 }
+
+// TestProgress has the bytes of libxl's protocol: length, number 2, two strings
+// with their NULs, two unsigned longs.
+func TestProgress(t *testing.T) {
+	var out bytes.Buffer
+	c := &callouts{toLibxl: &out}
+	if err := c.progress("pages", 3, 1<<33); err != nil {
+		t.Fatal(err)
+	}
+	want := []byte("\x29\x00" + "\x02\x00" + "\x09\x00\x00\x00xenferry\x00" + "\x06\x00\x00\x00pages\x00" +
+		"\x03\x00\x00\x00\x00\x00\x00\x00" + "\x00\x00\x00\x00\x02\x00\x00\x00")
+	if !bytes.Equal(out.Bytes(), want) {
+		t.Errorf("% x\nwant % x", out.Bytes(), want)
+	}
+}

@@ -77,24 +77,6 @@ type hvmParam struct {
 // hvmParams are the params of one guest.
 type hvmParams []hvmParam
 
-// value returns that of a param, and whether the guest has it.
-func (p hvmParams) value(index uint32) (uint64, bool) {
-	for _, e := range p {
-		if e.index == index {
-			return e.value, true
-		}
-	}
-	return 0, false
-}
-
-// ringPages returns the pages over which the guest speaks with xenstored and
-// its console.
-func (p hvmParams) ringPages() (store, console uint64) {
-	store, _ = p.value(xenctrl.ParamStorePFN)
-	console, _ = p.value(xenctrl.ParamConsolePFN)
-	return store, console
-}
-
 // freshPages returns the pages that each host must find empty.
 func (p hvmParams) freshPages() (pfns []uint64) {
 	for _, e := range p {

@@ -2,6 +2,7 @@ package xl
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 
@@ -129,5 +130,33 @@ func checkErr(t *testing.T, err error, want string) {
 		t.Errorf("error %v", err)
 	case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 		t.Errorf("error %v, want %q in it", err, want)
+	}
+}
+
+func TestParseEarly(t *testing.T) {
+	const pages = 0x1000
+	params := paramsRec(xenctrl.ParamStorePFN, 0xffc, xenctrl.ParamX87FIPWidth, 8, xenctrl.ParamConsolePFN, 0xfff)
+	got, err := parseEarly([]savefmt.Record{params}, pages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fresh := got.freshPages(); !slices.Equal(fresh, []uint64{0xffc, 0xfff}) {
+		t.Errorf("pages that are to begin empty: %#x", fresh)
+	}
+	for name, c := range map[string]struct {
+		recs []savefmt.Record
+		err  string
+	}{
+		"nothing":        {nil, "no HVM_PARAMS record"},
+		"a final record": {[]savefmt.Record{params, rec(savefmt.RecTSCInfo, 24)}, "TSC_INFO has no place"},
+		"twice":          {[]savefmt.Record{params, params}, "two HVM_PARAMS"},
+		"beyond the end": {[]savefmt.Record{paramsRec(xenctrl.ParamStorePFN, pages)}, "beyond the guest's"},
+	} {
+		_, err := parseEarly(c.recs, pages)
+		if err == nil {
+			t.Errorf("%s was taken", name)
+			continue
+		}
+		checkErr(t, err, c.err)
 	}
 }

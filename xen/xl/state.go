@@ -69,3 +69,21 @@ func (in *incoming) loadProcessors(s finalState) error {
 	}
 	return in.h.xc.SetHVMContext(in.hello.domid, s.hvmContext)
 }
+
+// value returns that of a param, and whether the guest has it.
+func (p hvmParams) value(index uint32) (uint64, bool) {
+	for _, e := range p {
+		if e.index == index {
+			return e.value, true
+		}
+	}
+	return 0, false
+}
+
+// ringPages returns the pages over which the guest speaks with xenstored and
+// its console.
+func (p hvmParams) ringPages() (store, console uint64) {
+	store, _ = p.value(xenctrl.ParamStorePFN)
+	console, _ = p.value(xenctrl.ParamConsolePFN)
+	return store, console
+}
