@@ -74,8 +74,9 @@ bench-peers: ## xenferry and QEMU 10 side by side on shaped links (root; about 2
 lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; over an hour)
 	scripts/lab/test.sh
 
-lab-test-long: ## real Xen: the cuts of lab-test against stock xl (root; about 20 minutes)
-	XENFERRY_LAB_LONG=1 scripts/lab/test.sh -run TestKillsStock 4.17+4.17
+lab-test-long: ## real Xen: every way of every type of guest, PV included; the cuts of lab-test against stock xl (root; about an hour)
+	XENFERRY_LAB_LONG=1 scripts/lab/test.sh 4.17+4.17:shadow
+	XENFERRY_LAB_LONG=1 scripts/lab/test.sh -run 'TestPVStopped|TestHelperEnds|TestKillsStock' 4.17+4.17
 
 lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)
 	scripts/lab/bench.sh

@@ -54,6 +54,7 @@ const differs = "verify pfn"
 // TestTypes takes a guest of each type through all cells. All its memory is
 // verified after each. PV guests can be copied live here.
 func TestTypes(t *testing.T) {
+	longOnly(t)
 	if !Find(t).Shadow {
 		t.Skip("tried on the pair whose hypervisor has shadow paging, so that PV guests can be moved live")
 	}
@@ -141,6 +142,7 @@ func logCells(t *testing.T, types []string, took map[string]time.Duration) {
 // TestPVStopped moves a PV guest on a hypervisor that cannot log its pages: it
 // is suspended for the whole copy, and the user is told.
 func TestPVStopped(t *testing.T) {
+	longOnly(t)
 	l := Open(t)
 	if l.Shadow || !l.SameRelease() {
 		t.Skip("tried on pairs of one release without shadow paging")
@@ -179,6 +181,7 @@ const stuckSave = `stuck() {
 // TestHelperEnds: a save that ends in the middle leaves a guest that runs,
 // is not logged, and can be saved again.
 func TestHelperEnds(t *testing.T) {
+	longOnly(t)
 	l := Open(t)
 	if !l.SameRelease() || l.Shadow {
 		t.Skip("tried on pairs of one release")
