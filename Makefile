@@ -17,7 +17,7 @@ export CGO_ENABLED := $(if $(CC_FOUND),1,0)
 
 STATICCHECK := $(GO) tool -modfile=scripts/tools.mod staticcheck
 
-.PHONY: help build demo test fuzz faults kills lint bench-peers lab-test lab-test-long lab-bench lab-bench-signal install clean
+.PHONY: help build demo test fuzz faults kills lint bench-peers lab-test lab-test-long lab-bench lab-bench-signal lab-bench-downtime install clean
 .DEFAULT_GOAL := build
 
 help: ## list the targets
@@ -83,6 +83,9 @@ lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)
 
 lab-bench-signal: ## real Xen 4.17: how soon a suspend is known, by event channel and by watch; saves under load; CHECK=1 fails where a bar is missed (root)
 	scripts/lab/bench-signal.sh
+
+lab-bench-downtime: ## real Xen: the downtime of xl migrate and of xenferry migrate, part by part; CHECK=1 fails where a bar is missed (root)
+	scripts/lab/bench-downtime.sh
 
 install: build ## install to $(DESTDIR)/usr/bin, with the service that recovers at boot
 	install -D -m 755 xenferry $(DESTDIR)/usr/bin/xenferry

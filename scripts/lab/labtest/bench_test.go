@@ -71,14 +71,14 @@ func bench(t *testing.T, kind string, rounds int) {
 }
 
 type result struct {
-	total    time.Duration
-	downtime time.Duration
+	total time.Duration
+	pause Pause
 }
 
 func (g *Guest) measure(t *testing.T, from *Host, w way) result {
 	t.Helper()
 	to := g.Lab.Other(from)
-	installTCP(t, from, to)
+	installTCP(t, from, to, stockReceive)
 	before := g.AssertClean(t, from)
 	g.Lab.Mark(t)
 	start := time.Now()
@@ -87,15 +87,19 @@ func (g *Guest) measure(t *testing.T, from *Host, w way) result {
 	g.AssertClean(t, to)
 	p := g.Pause(t, to, before.N)
 	t.Logf("%s, %s to %s: total %v, %v", w.name, from.Name, to.Name, total, p)
-	return result{total, p.Network}
+	return result{total, p}
 }
 
+// stockReceive is a receiver. Its stdout, and its descriptor 3, lead to the
+// sender.
+const stockReceive = "xl migrate-receive 2> /tmp/xl-receive.log"
+
 // installTCP makes /tmp/tcp-to on from, which stands in for ssh: it connects
-// its stdin and stdout with xl migrate-receive on to.
-func installTCP(t *testing.T, from, to *Host) {
+// its stdin and stdout with a receiver on to.
+func installTCP(t *testing.T, from, to *Host, receive string) {
 	t.Helper()
-	to.Must(t, `pkill -x nc; rm -f /tmp/xl-pipe; mkfifo /tmp/xl-pipe
-(setsid sh -c 'nc -l -p 7010 < /tmp/xl-pipe | xl migrate-receive > /tmp/xl-pipe 2> /tmp/xl-receive.log' > /dev/null 2>&1 < /dev/null &)`)
+	to.Must(t, fmt.Sprintf(`pkill -x nc; rm -f /tmp/xl-pipe; mkfifo /tmp/xl-pipe
+(setsid sh -c 'nc -l -p 7010 < /tmp/xl-pipe | { %s; } 3> /tmp/xl-pipe > /tmp/xl-pipe' > /dev/null 2>&1 < /dev/null &)`, receive))
 	from.Must(t, fmt.Sprintf("printf '#!/bin/sh\\nexec nc -N %s 7010\\n' > /tmp/tcp-to; chmod +x /tmp/tcp-to", to.Name))
 }
 
@@ -106,7 +110,7 @@ func printResults(kind string, results [][]result) {
 	for i, rs := range results {
 		var totals, downs []time.Duration
 		for _, r := range rs {
-			totals, downs = append(totals, r.total), append(downs, r.downtime)
+			totals, downs = append(totals, r.total), append(downs, r.pause.Network)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", ways[i].name, spread(totals), spread(downs))
 	}

@@ -7,6 +7,7 @@
 //	listen mark               the same, and begins to count anew
 //	listen sweep ID           makes that guest verify all its memory at once
 //	listen quit               ends the one that hears
+//	listen stamp              copies its input, each line behind its time in ns
 //	listen clock HOST [set]   prints how far HOST's clock is ahead of ours in
 //	                          ns, and with "set" sets ours to it
 package main
@@ -39,6 +40,8 @@ func run(args []string) error {
 		return serve()
 	case len(args) == 1 && (args[0] == "state" || args[0] == "mark" || args[0] == "quit"):
 		return ask(args[0])
+	case len(args) == 1 && args[0] == "stamp":
+		return stampLines(os.Stdin, os.Stdout)
 	case len(args) == 2 && args[0] == "sweep":
 		return ask(args[0] + " " + args[1])
 	case len(args) == 2 && args[0] == "clock":
@@ -46,7 +49,7 @@ func run(args []string) error {
 	case len(args) == 3 && args[0] == "clock" && args[2] == "set":
 		return compareClock(args[1], true)
 	}
-	return errors.New("usage: listen serve | state | mark | sweep ID | quit | clock HOST [set]")
+	return errors.New("usage: listen serve | state | mark | sweep ID | quit | stamp | clock HOST [set]")
 }
 
 // ask sends one question to the one that hears, and prints its answer.

@@ -6,6 +6,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/xenferry/xenferry/scripts/lab/bar"
 )
 
 // Sample is one suspend of a guest, as seen from two processes of dom0 with one
@@ -111,7 +113,7 @@ type Document struct {
 	Xen     string    `json:"xen"`
 	Signals []Signals `json:"signals"`
 	Saves   *Saves    `json:"saves,omitempty"`
-	Bars    []Bar     `json:"bars"`
+	Bars    []bar.Bar `json:"bars"`
 }
 
 // heaviest returns the signals under the most clients, nil if there are none.

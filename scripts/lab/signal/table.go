@@ -3,6 +3,8 @@ package signal
 import (
 	"fmt"
 	"io"
+
+	"github.com/xenferry/xenferry/scripts/lab/bar"
 )
 
 // Print writes the tables, in Markdown, and how each bar stands. It returns how
@@ -27,13 +29,7 @@ func (d *Document) Print(out io.Writer) (missed int) {
 		}
 	}
 	fmt.Fprintln(out)
-	for _, b := range d.Bars {
-		if b.Missed() {
-			missed++
-		}
-		fmt.Fprintln(out, b)
-	}
-	return missed
+	return bar.Print(out, d.Bars)
 }
 
 // String is three cells of the table.
