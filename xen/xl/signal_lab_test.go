@@ -36,6 +36,11 @@ func TestSignals(t *testing.T) {
 		t.Skip("a measurement: see make lab-bench-signal")
 	}
 	d := realDomain(t)
+	t.Cleanup(func() { // a measurement that has failed leaves it suspended
+		if err := d.Resume(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 	p := startPoller(t, d.domid)
 	l := startLoad(t, *signalClients)
 	result := signal.Signals{Clients: *signalClients}

@@ -39,8 +39,9 @@ func monotonic() int64 {
 }
 
 // poll looks at a domain's state without a pause, whenever it gets a byte,
-// until the domain has suspended. It answers with the start of its last look
-// that did not see that, and the end of the first that did.
+// until the domain has suspended. It answers with a byte after its first look,
+// and with the start of its last look that did not see that and the end of the
+// first that did.
 func poll(arg string) {
 	debug.SetGCPercent(-1) // it has nothing to collect
 	domid, err := strconv.ParseUint(arg, 10, 32)
@@ -79,6 +80,11 @@ func pollOnce(xc *xenctrl.Handle, domid uint32) (running, stopped int64, err err
 		case err != nil:
 			return 0, 0, err
 		case !d.Flags.Suspended():
+			if running == 0 {
+				if _, err := unix.Write(pollerFd, []byte{'r'}); err != nil {
+					return 0, 0, err
+				}
+			}
 			running = start
 		case running == 0:
 			return 0, 0, fmt.Errorf("domain %d is suspended already", domid)
@@ -127,18 +133,26 @@ func startPoller(t *testing.T, domid uint32) *poller {
 	return p
 }
 
-// begin makes the poller begin to look.
+// begin returns when the poller looks at the domain.
 func (p *poller) begin(t *testing.T) {
 	t.Helper()
 	if _, err := unix.Write(p.socket, []byte{'b'}); err != nil {
 		t.Fatalf("poller: %v", err)
 	}
+	p.read(t, make([]byte, 1))
 }
 
 // answer returns between which moments the domain has stopped.
 func (p *poller) answer(t *testing.T) (running, stopped int64) {
 	t.Helper()
 	var b [16]byte
+	p.read(t, b[:])
+	return int64(binary.LittleEndian.Uint64(b[:8])), int64(binary.LittleEndian.Uint64(b[8:]))
+}
+
+// read fills b with what the poller says.
+func (p *poller) read(t *testing.T, b []byte) {
+	t.Helper()
 	for n := 0; n < len(b); {
 		m, err := unix.Read(p.socket, b[n:])
 		if err == unix.EINTR {
@@ -149,5 +163,4 @@ func (p *poller) answer(t *testing.T) (running, stopped int64) {
 		}
 		n += m
 	}
-	return int64(binary.LittleEndian.Uint64(b[:8])), int64(binary.LittleEndian.Uint64(b[8:]))
 }
