@@ -64,7 +64,7 @@ func newLab(t *testing.T, guest sim.GuestConfig) *lab {
 
 func (l *lab) host(name string) *sim.Host {
 	l.t.Helper()
-	if out, err := l.command("sim", "start", "--memory", "512M", name).CombinedOutput(); err != nil {
+	if out, err := l.command("sim", "start", "--memory", fmt.Sprintf("%dM", 512+l.guest.MemMiB), name).CombinedOutput(); err != nil {
 		l.t.Fatalf("%v: %s", err, out)
 	}
 	h, err := sim.Dial(l.context(), name)
