@@ -103,6 +103,7 @@ type fakeDomain struct {
 	dirty  Bitmap
 	rnd    *rand.Rand
 	writes int // pages changed between two rounds
+	looked sync.RWMutex
 
 	state     RunState
 	name      string
@@ -132,6 +133,8 @@ func (d *fakeDomain) scribble(pfn uint64) {
 }
 
 func (d *fakeDomain) work() {
+	d.looked.Lock()
+	defer d.looked.Unlock()
 	for range d.writes {
 		d.scribble(d.rnd.Uint64N(d.Pages()))
 	}
@@ -177,6 +180,8 @@ func (d *fakeDomain) Map(b *Batch) error {
 	if err := d.h.enter(context.Background(), "Map"); err != nil {
 		return err
 	}
+	d.looked.RLock() // a page that changes while it is looked at is a race to Go, if not to us
+	b.Mapping = d
 	b.Grow()
 	for i, pfn := range b.PFNs {
 		b.Types[i], b.Pages[i] = d.types[pfn], nil
@@ -186,7 +191,13 @@ func (d *fakeDomain) Map(b *Batch) error {
 	}
 	return nil
 }
-func (d *fakeDomain) Unmap(*Batch) error { return nil }
+func (d *fakeDomain) Unmap(b *Batch) error {
+	if b.Mapping != nil {
+		b.Mapping = nil
+		d.looked.RUnlock()
+	}
+	return nil
+}
 
 func (d *fakeDomain) Suspend(ctx context.Context) error {
 	if err := d.h.enter(ctx, "Suspend"); err != nil {
