@@ -112,6 +112,7 @@ type killTest struct {
 	kind   string
 	at     *Host // where the guest is
 	rows   []*row
+	until  time.Time // no row begins after that
 	resume time.Duration // until a suspended guest was heard again that a living sender resumed
 }
 
@@ -124,7 +125,7 @@ func TestKills(t *testing.T) {
 	for _, kind := range []string{"pvh", "hvm"} {
 		t.Run(kind, func(t *testing.T) {
 			l := Open(t)
-			k := &killTest{kind: kind, at: l.A}
+			k := &killTest{kind: kind, at: l.A, until: time.Now().Add(killTime())}
 			defer func() {
 				rows = append(rows, k.rows...)
 				t.Logf("with a sender that lives it took %v until a suspended guest was heard again", k.resume)
@@ -170,10 +171,16 @@ func (k *killTest) phase(t *testing.T, phase string) {
 		f := &killFaults[i]
 		r := &row{kind: k.kind, phase: phase, fault: f.name, why: f.doesNotApply(phase, k.kind)}
 		k.rows = append(k.rows, r)
+		if r.why == "" && time.Now().After(k.until) {
+			r.why = "NOT RUN: the time for this table was over (XENFERRY_LAB_KILL_MINUTES)"
+		}
 		if r.why == "" {
 			tried = append(tried, r)
 			t.Run(strings.ReplaceAll(phase+"/"+f.name, " ", "-"), func(t *testing.T) { k.try(t, phase, f, r) })
 		}
+	}
+	if len(tried) == 0 {
+		return
 	}
 	k.g.AssertClean(t, k.at) // all memory is verified
 	k.at.Must(t, fmt.Sprintf("xl save -c %s /var/lib/kill.save && rm /var/lib/kill.save", k.g.Name))
@@ -344,7 +351,7 @@ func printKills(rows []*row) {
 	for _, r := range rows {
 		switch {
 		case r.why != "":
-			fmt.Fprintf(w, "%s\t%s\t%s\tdoes not apply: %s\n", r.kind, r.phase, r.fault, r.why)
+			fmt.Fprintf(w, "%s\t%s\t%s\t-: %s\n", r.kind, r.phase, r.fault, r.why)
 		case r.runs == "":
 			fmt.Fprintf(w, "%s\t%s\t%s\tnot tried, or nowhere\n", r.kind, r.phase, r.fault)
 		default:

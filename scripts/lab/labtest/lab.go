@@ -63,6 +63,7 @@ func scriptDir() string {
 // evidence is printed, and their logs are collected.
 func Open(t testing.TB) *Lab {
 	t.Helper()
+	inTime(t)
 	l := Find(t)
 	l.DestroyGuests(t)
 	// xenconsoled has no log open: all guests are gone.

@@ -1,0 +1,32 @@
+//go:build lab
+
+package labtest
+
+import (
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// How fast an emulated host is depends on the machine under it. A gate that has
+// to be through in time (.ci/run) sets limits, and what they cut off is named;
+// by default there are none, and everything runs.
+
+// inTime skips a test that would begin after XENFERRY_LAB_END, which is set by
+// test.sh, in seconds since 1970. test.sh counts the words.
+func inTime(t testing.TB) {
+	t.Helper()
+	if end, err := strconv.ParseInt(os.Getenv("XENFERRY_LAB_END"), 10, 64); err == nil && time.Now().Unix() > end {
+		t.Skip("NOT RUN: the time for all was over (XENFERRY_LAB_MINUTES)")
+	}
+}
+
+// killTime is how long the rows of TestKills may go on, for one type of guest.
+func killTime() time.Duration {
+	minutes, err := strconv.ParseFloat(os.Getenv("XENFERRY_LAB_KILL_MINUTES"), 64)
+	if err != nil || minutes <= 0 {
+		return 24 * time.Hour
+	}
+	return time.Duration(minutes / 2 * float64(time.Minute))
+}
