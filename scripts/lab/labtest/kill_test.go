@@ -112,7 +112,7 @@ type killTest struct {
 	kind   string
 	at     *Host // where the guest is
 	rows   []*row
-	until  time.Time // no row begins after that
+	until  time.Time     // no row begins after that
 	resume time.Duration // until a suspended guest was heard again that a living sender resumed
 }
 
