@@ -384,7 +384,7 @@ func TestLiveReceiveRefusals(t *testing.T) {
 	}{
 		{"name taken", func(s *xen.Spec) { s.Name = l.info.Name }, xen.ErrNameTaken, l.info.Name},
 		{"no memory", func(s *xen.Spec) { s.MemKiB = 1 << 30 }, xen.ErrNoMemory, "MiB free"},
-		{"PV", func(s *xen.Spec) { s.Type = xen.TypePV }, xen.ErrUnsupported, `"pv"`},
+		{"PV", func(s *xen.Spec) { s.Type = xen.TypePV }, nil, "is for type"},
 		{"another type", func(s *xen.Spec) { s.Type = otherType(s.Type) }, nil, "is for type"},
 		{"no pages", func(s *xen.Spec) { s.Pages = 0 }, nil, "0 pages"},
 		{"too many pages", func(s *xen.Spec) { s.Pages = xen.MaxPages + 1 }, nil, "must have 1 to"},
