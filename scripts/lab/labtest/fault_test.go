@@ -53,8 +53,8 @@ type moment struct {
 // The guest is suspended from the end of "suspend" on. The verify round of
 // --debug makes that last for seconds, so that a fault surely strikes in it.
 var (
-	whileCopying   = moment{"pre-copy", "copy", []string{"copy"}}
-	whileSuspended = moment{"suspended", "verify", []string{"verify", "final state", "destination ready"}}
+	whileCopying   = moment{"pre-copy", "copy", []string{"copy", "devices"}}
+	whileSuspended = moment{"suspended", "verify", []string{"verify", "final state", "rename", "destination ready"}}
 )
 
 // TestFaults is what TestKills leaves: a destination that runs out of memory,
