@@ -44,7 +44,7 @@ type shield struct {
 // protect returns what begins the journal of a migration on this host and
 // starts its guardian.
 func protect(c *cli.Context, limits xen.Limits) xen.Protect {
-	return func(_ context.Context, m fallback.Migration) (xen.Protection, error) {
+	return func(ctx context.Context, m fallback.Migration) (xen.Protection, error) {
 		store, dir, err := openStore(c)
 		if err != nil {
 			return nil, err
@@ -52,7 +52,7 @@ func protect(c *cli.Context, limits xen.Limits) xen.Protect {
 		if err := store.Prune(time.Now()); err != nil {
 			return nil, fmt.Errorf("%w (in %s; see that the guest of a damaged journal runs on one host, then move its file away)", err, dir)
 		}
-		if err := notTwice(store, m); err != nil {
+		if err := notTwice(ctx, store, m); err != nil {
 			return nil, err
 		}
 		journal, err := store.Begin(m)
@@ -70,19 +70,49 @@ func protect(c *cli.Context, limits xen.Limits) xen.Protect {
 	}
 }
 
+// Who tries again at once finds the guest running, and its guardian still
+// writing that down: it has endLimit for that.
+const (
+	endLimit = 10 * time.Second
+	endRetry = 20 * time.Millisecond
+)
+
 // notTwice refuses a guest of which an earlier migration from here is not at
-// its end: it may be in doubt.
-func notTwice(store *fallback.Store, m fallback.Migration) error {
-	all, err := store.List()
-	if err != nil {
-		return err
-	}
-	for _, other := range all {
-		if m.Side == fallback.SideSource && other.Side == m.Side && !other.Finished && other.UUID == m.UUID && other.Domid == m.Domid {
+// its end: it may be in doubt. It waits for one that is about to end.
+func notTwice(ctx context.Context, store *fallback.Store, m fallback.Migration) error {
+	for limit := time.Now().Add(endLimit); ; {
+		other, err := earlier(store, m)
+		if err != nil || other == nil {
+			return err
+		}
+		if other.State != fallback.SourceResuming || time.Now().After(limit) {
 			return fmt.Errorf("migration %s of this guest has not come to its end, it is %q: see xenferry status, and use xenferry recover", other.ID, other.State)
 		}
+		select {
+		case <-time.After(endRetry):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	return nil
+}
+
+// earlier returns a migration of the same guest from here that is not at its
+// end, nil if there is none.
+func earlier(store *fallback.Store, m fallback.Migration) (*fallback.Summary, error) {
+	if m.Side != fallback.SideSource {
+		return nil, nil
+	}
+	all, err := store.List()
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		other := &all[i]
+		if other.Side == m.Side && !other.Finished && other.UUID == m.UUID && other.Domid == m.Domid {
+			return other, nil
+		}
+	}
+	return nil, nil
 }
 
 // untouched is the end of a migration that has not begun.
