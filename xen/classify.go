@@ -4,7 +4,7 @@ import "github.com/xenferry/xenferry/savefmt"
 
 // classify fills the job from its mapped batch, and lets the pages travel from
 // where they are. It returns how many have data.
-func (j *job) classify(round uint32) int {
+func (j *job) classify(first bool) int {
 	data := 0
 	for i, pfn := range j.batch.PFNs {
 		page, typ := j.batch.Pages[i], j.batch.Types[i]
@@ -12,7 +12,7 @@ func (j *job) classify(round uint32) int {
 			prefetch(&j.batch.Pages[i+1][0])
 		}
 		if page == nil || isZero(page) {
-			j.addEmpty(round, pfn, typ, page != nil)
+			j.addEmpty(first, pfn, typ, page != nil)
 			continue
 		}
 		data++
@@ -22,14 +22,15 @@ func (j *job) classify(round uint32) int {
 	return data
 }
 
-// addEmpty adds a page that is all zero, or has no contents at all.
-func (j *job) addEmpty(round uint32, pfn uint64, typ PageType, zero bool) {
+// addEmpty adds a page that is all zero, or has no contents at all; first: it was
+// not sent before.
+func (j *job) addEmpty(first bool, pfn uint64, typ PageType, zero bool) {
 	content := savefmt.ContentZero
 	if zero {
 		j.zero++
 	} else {
 		j.empty++
-		if round == 0 && !typ.Populated() {
+		if first && !typ.Populated() {
 			return // a hole that the other side has as well
 		}
 		content = savefmt.ContentNone
@@ -48,7 +49,7 @@ func (l *lane) copyOut(j *job, h *savefmt.Header) {
 	for i, pfn := range j.batch.PFNs {
 		page, typ := j.batch.Pages[i], j.batch.Types[i]
 		if page == nil || isZero(page) {
-			j.addEmpty(h.Round, pfn, typ, page != nil)
+			j.addEmpty(l.s.first, pfn, typ, page != nil)
 			continue
 		}
 		at := len(l.scratch)

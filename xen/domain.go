@@ -29,6 +29,10 @@ type Domain interface {
 	// EarlyState returns the records for Incoming.Prepare. The guest may be
 	// running, and goes on changing what they say.
 	EarlyState(ctx context.Context) ([]savefmt.Record, error)
+	// Likely returns where the guest's pages probably are: all that
+	// Incoming.Prepare needs, and most others. It is nil where there is no
+	// point in looking at these first, as they are most of Pages().
+	Likely(ctx context.Context) (Bitmap, error)
 
 	// StartLogDirty starts to record which pages the guest and its devices
 	// write. It marks nothing: the first round is all pages. A leftover of a
@@ -96,9 +100,9 @@ type Incoming interface {
 	NewPagesZero() bool
 	// Prepare builds the guest's devices from the records of Domain.EarlyState,
 	// so that Finish need not: seconds that are not part of the downtime. It is
-	// called at most once, when all pages that the guest had at the beginning
-	// are present, and only if Spec.Early was set; Map and Unmap may be called
-	// meanwhile and afterwards.
+	// called at most once, when the pages of Domain.Likely are present, and
+	// only if Spec.Early was set; Map and Unmap may be called meanwhile and
+	// afterwards.
 	Prepare(ctx context.Context, recs []savefmt.Record) error
 	// Finish applies the records of Domain.FinalState and completes the
 	// guest, with its devices if Prepare has not built them. On return it is

@@ -154,6 +154,13 @@ func (d *fakeDomain) Preparable(ctx context.Context) error { return d.h.enter(ct
 func (d *fakeDomain) EarlyState(ctx context.Context) ([]savefmt.Record, error) {
 	return []savefmt.Record{{Type: savefmt.RecHVMParams, Body: []byte("early")}}, d.h.enter(ctx, "EarlyState")
 }
+func (d *fakeDomain) Likely(ctx context.Context) (Bitmap, error) {
+	bm := NewBitmap(d.Pages())
+	for pfn := range d.Pages() * 3 / 4 {
+		bm.Set(pfn)
+	}
+	return bm, d.h.enter(ctx, "Likely")
+}
 func (d *fakeDomain) StartLogDirty(ctx context.Context) error {
 	clear(d.dirty)
 	d.logDirty = true

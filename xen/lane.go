@@ -144,7 +144,7 @@ func (l *lane) prepare(j *job, round uint32, flags uint16) (int, error) {
 	method := l.s.tuner.choose(l, PageSize*len(j.batch.PFNs))
 	copies := l.copies.total
 	if l.s.tuner.methods.at(method).Codec == savefmt.CodecRaw {
-		j.data = j.classify(round) * PageSize
+		j.data = j.classify(l.s.first) * PageSize
 		took := time.Since(start)
 		l.n.read.Add(int64(took))
 		l.s.tuner.prepared(method, j.data, j.data, took)

@@ -169,7 +169,7 @@ func TestCompressionChanges(t *testing.T) {
 		if round == 3 {
 			flags = savefmt.FlagLast
 		}
-		stats, err := s.send(t.Context(), round, all, flags)
+		stats, err := s.send(t.Context(), round, all, flags, round == 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -188,7 +188,7 @@ func BenchmarkPipeline(b *testing.B) {
 			b.ReportAllocs()
 			before := mutexWait()
 			for round := 0; b.Loop(); round++ {
-				if _, err := s.send(context.Background(), round, all, savefmt.FlagLive); err != nil {
+				if _, err := s.send(context.Background(), round, all, savefmt.FlagLive, round == 0); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -211,7 +211,7 @@ func BenchmarkClassify(b *testing.B) {
 			j.batch.Pages = append(j.batch.Pages, mem[at:at+PageSize])
 			at = (at + PageSize) % len(mem)
 		}
-		j.classify(0)
+		j.classify(true)
 	}
 }
 
@@ -309,7 +309,7 @@ func TestMethodsChange(t *testing.T) {
 		if round == len(order)-1 {
 			flags = savefmt.FlagLast
 		}
-		if _, err := s.send(t.Context(), round, all, flags); err != nil {
+		if _, err := s.send(t.Context(), round, all, flags, round == 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -340,7 +340,7 @@ func TestSenderMemory(t *testing.T) {
 	all.SetAll(dom.Pages())
 	for round := range 8 {
 		s.tuner.current = round % len(autoMethods)
-		if _, err := s.send(t.Context(), round, all, savefmt.FlagVerify); err != nil {
+		if _, err := s.send(t.Context(), round, all, savefmt.FlagVerify, round == 0); err != nil {
 			t.Fatal(err)
 		}
 	}

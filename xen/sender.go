@@ -24,7 +24,8 @@ type sender struct {
 
 	ofPages atomic.Uint64 // in this round
 	round   atomic.Int64
-	before  traffic // when this round began; written between rounds
+	first   bool    // no page of this round was sent before; written between rounds
+	before  traffic // when this round began; the same
 	mu      sync.Mutex
 }
 
@@ -75,10 +76,13 @@ func (c *cursor) fill(b *Batch) bool {
 }
 
 // send sends the pages in bm as one round, and returns when all are written.
-func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16) (RoundStats, error) {
+// first: none of them was sent before, so that there is nothing to be said of a
+// pfn without a page.
+func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16, first bool) (RoundStats, error) {
 	start := time.Now()
 	s.begin(round, bm.Count())
-	cur := &cursor{bm: bm, pages: s.dom.Pages(), aligned: round == 0}
+	s.first = first
+	cur := &cursor{bm: bm, pages: s.dom.Pages(), aligned: first}
 	errs := make(chan error, len(s.lanes))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -91,13 +95,13 @@ func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16) (
 			errs <- err
 		}()
 	}
-	var first error
+	var cause error
 	for range s.lanes {
-		if err := <-errs; err != nil && (first == nil || first == context.Canceled) {
-			first = err
+		if err := <-errs; err != nil && (cause == nil || cause == context.Canceled) {
+			cause = err
 		}
 	}
-	return s.roundStats(round, time.Since(start)), first
+	return s.roundStats(round, time.Since(start)), cause
 }
 
 func (s *sender) begin(round int, pages uint64) {

@@ -68,11 +68,13 @@ type source struct {
 	pages   *sender
 	dirty   Bitmap
 	round   int
-	early   bool             // the destination builds the devices while the guest runs here
-	final   []savefmt.Record // the guest's state, once it is suspended
-	watch   stopwatch
-	theirs  []step // of the destination
-	touched bool   // something has been done to the guest that may have to be undone
+	// firstLook: no page of dirty was sent before.
+	firstLook bool
+	early     bool             // the destination builds the devices while the guest runs here
+	final     []savefmt.Record // the guest's state, once it is suspended
+	watch     stopwatch
+	theirs    []step // of the destination
+	touched   bool   // something has been done to the guest that may have to be undone
 
 	stopped time.Time   // the guest was known to have stopped
 	tooLong *time.Timer // runs out when the pause is longer than allowed
@@ -119,7 +121,7 @@ func (s *source) run(ctx context.Context) error {
 		{PhaseHello, s.hello},
 		{"connect", s.connect},
 		{"log-dirty", s.startLogDirty},
-		{"copy", s.copyLive},
+		{"copy", s.copyAll},
 		{"devices", s.awaitDevices},
 		{"suspend", s.suspend},
 		{"last pages", s.copyLast},
@@ -248,7 +250,42 @@ func (s *source) startLogDirty(ctx context.Context) error {
 	s.touched = true
 	s.dirty = NewBitmap(s.dom.Pages())
 	s.dirty.SetAll(s.dom.Pages())
+	s.firstLook = true
 	return s.dom.StartLogDirty(ctx)
+}
+
+// copyAll sends every page once, and more rounds until the policy says stop.
+// Where most pfns have no page, those are looked at last, while the destination
+// builds the devices: a small guest has a million of them below 4 GiB, and Xen
+// takes its time for each.
+func (s *source) copyAll(ctx context.Context) error {
+	likely, err := s.likely(ctx)
+	switch {
+	case err != nil:
+		return err
+	case likely == nil:
+		return s.copyLive(ctx)
+	}
+	rest := s.dirty
+	s.dirty = likely
+	stats, err := s.liveRound(ctx)
+	if err != nil {
+		return err
+	}
+	s.endRound(stats)
+	for i, word := range likely {
+		rest[i] &^= word
+	}
+	s.dirty, s.firstLook = rest, true
+	return s.copyLive(ctx)
+}
+
+// likely returns what is sent before the devices are asked for, nil for all.
+func (s *source) likely(ctx context.Context) (Bitmap, error) {
+	if !s.early {
+		return nil, nil
+	}
+	return s.dom.Likely(ctx)
 }
 
 // copyLive sends rounds until the policy, which sees only these, says stop.
@@ -280,7 +317,8 @@ func (s *source) sendRound(ctx context.Context, flags uint16) (RoundStats, error
 		defer close(stopped)
 		s.pages.watch(stop, s.observe, s.panel)
 	}()
-	stats, err := s.pages.send(ctx, s.round, s.dirty, flags)
+	stats, err := s.pages.send(ctx, s.round, s.dirty, flags, s.firstLook)
+	s.firstLook = false
 	close(stop)
 	<-stopped
 	s.round++
@@ -432,8 +470,11 @@ func (s *source) rename(ctx context.Context) error {
 
 // commit hands the guest over.
 func (s *source) commit(ctx context.Context) error {
-	if s.tooLong != nil && !s.tooLong.Stop() {
-		return fmt.Errorf("%w: %s", ErrDowntime, s.settleDowntime())
+	if s.tooLong != nil {
+		s.tooLong.Stop() // a busy host may be late with it
+		if limit := s.settleDowntime(); time.Since(s.stopped) > limit {
+			return fmt.Errorf("%w: %s", ErrDowntime, limit)
+		}
 	}
 	if err := context.Cause(s.link.Context()); err != nil {
 		return err // lost before GO: no reason for doubt

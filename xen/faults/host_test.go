@@ -176,6 +176,12 @@ func (d *domain) EarlyState(context.Context) ([]savefmt.Record, error) {
 	return []savefmt.Record{{Type: savefmt.RecHVMParams, Body: []byte("early")}}, d.do("early state", func() error { return nil })
 }
 
+func (d *domain) Likely(context.Context) (xen.Bitmap, error) {
+	bm := xen.NewBitmap(guestPages)
+	bm.Set(0)
+	return bm, d.do("likely pages", func() error { return nil })
+}
+
 func (d *domain) StartLogDirty(context.Context) error {
 	return d.do("start log-dirty", func() error { d.g.logDirty = true; clear(d.g.dirty); return nil })
 }

@@ -168,6 +168,9 @@ func (d *Domain) EarlyState(context.Context) ([]savefmt.Record, error) {
 	return staticRecords(), nil
 }
 
+// Likely implements xen.Domain: a simulated guest has few pfns without a page.
+func (d *Domain) Likely(context.Context) (xen.Bitmap, error) { return nil, nil }
+
 // StartLogDirty implements xen.Domain. The guest marks its writes at all
 // times, so that this has only to forget the old ones.
 func (d *Domain) StartLogDirty(context.Context) error {
