@@ -239,7 +239,7 @@ func splitName(name string) (id string, side Side, ok bool) {
 	return id, side, isJournal && err == nil
 }
 
-// Prune removes the journals of old finished migrations. One that ran at this
+// Prune removes the journals of old finished migrations, and their reports. One that ran at this
 // destination without the source's last word stays: the source may still ask,
 // and must not hear that it is unknown.
 func (s *Store) Prune(now time.Time) error {
@@ -255,7 +255,7 @@ func (s *Store) Prune(now time.Time) error {
 		}
 		name, err := fileName(sum.ID, sum.Side)
 		if err == nil {
-			err = s.disk.Remove(name)
+			err = errors.Join(s.disk.Remove(reportName(name)), s.disk.Remove(name))
 		}
 		errs = errors.Join(errs, err)
 	}

@@ -94,6 +94,9 @@ func migrate(c *cli.Context) error {
 	}
 	report, err := migrateTo(ctx, host, info, c.Args().Get(1), command, args)
 	show.close()
+	if report != nil {
+		keepReport(c, report)
+	}
 	if errors.Is(err, errNoReceiver) && stockPossible(c) {
 		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl, over ssh alone\n", c.Args().Get(1))
 		return migrateStock(c, host, info, args)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/xenferry/xenferry/evtchn"
 	"github.com/xenferry/xenferry/fallback"
+	"github.com/xenferry/xenferry/xen"
 )
 
 func statusCommand() *cli.Command {
@@ -24,7 +25,8 @@ func statusCommand() *cli.Command {
 		Description: "Reads the journals, and the figures that a sender at work shows in shared memory;\n" +
 			"touches nothing. WORKED ON tells whether a sender, a receiver or a guardian is at\n" +
 			"it now; what nobody works on, xenferry recover does. With [domain] (a name, a\n" +
-			"domain id or the id of a migration), all that is known of its migration.",
+			"domain id or the id of a migration), all that is known of its migration; with\n" +
+			"--history also of one that is over: at its source, the parts of the downtime.",
 		Flags: []cli.Flag{
 			jsonFlag,
 			&cli.BoolFlag{Name: "history", Usage: "show finished ones, too"},
@@ -41,6 +43,7 @@ type migrationStatus struct {
 	WorkedOn bool        `json:"worked_on"`
 	Live     *liveStatus `json:"live,omitempty"`       // where a program shows its figures
 	NotLive  string      `json:"live_error,omitempty"` // why there are none
+	Report   *xen.Report `json:"report,omitempty"`     // of a migration from here that has ended
 }
 
 func status(c *cli.Context) error {
@@ -81,6 +84,9 @@ func statusOf(store *fallback.Store, sum fallback.Summary) migrationStatus {
 		if s.Live = live; err != nil {
 			s.NotLive = err.Error()
 		}
+	}
+	if sum.Finished {
+		s.Report = readReport(store, sum)
 	}
 	return s
 }

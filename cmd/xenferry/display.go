@@ -95,7 +95,7 @@ func (d *display) report(r *xen.Report) {
 			bytesText(r.WireBytes), r.PagesSent, r.PagesZero, r.Data)
 		d.pipe(r)
 		if d.budget {
-			d.downtime(r)
+			printDowntime(d.out, r)
 		}
 	case xen.OutcomeAtSource:
 		if r.Guest.State == "" || r.Guest.State == xen.StateRunning {
@@ -128,17 +128,17 @@ func (d *display) pipe(r *xen.Report) {
 		r.CPU.Round(10*time.Millisecond), r.Receiver.CPU.Round(10*time.Millisecond))
 }
 
-// downtime prints its parts.
-func (d *display) downtime(r *xen.Report) {
-	fmt.Fprintf(d.out, "downtime, in ms since the guest was known to have stopped; parts overlap; clocks compared to within %s\n", r.ClockUncertain.Round(time.Microsecond))
-	w := tabwriter.NewWriter(d.out, 0, 8, 2, ' ', tabwriter.AlignRight)
+// printDowntime prints its parts.
+func printDowntime(out io.Writer, r *xen.Report) {
+	fmt.Fprintf(out, "downtime, in ms since the guest was known to have stopped; parts overlap; clocks compared to within %s\n", r.ClockUncertain.Round(time.Microsecond))
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "from\ttook\t  at\t  what\t")
 	ms := func(t time.Duration) float64 { return float64(t) / float64(time.Millisecond) }
 	for _, b := range r.Budget {
 		fmt.Fprintf(w, "%.1f\t%.1f\t  %s\t  %s\t\n", ms(b.From), ms(b.Time), b.Host, b.Name)
 	}
 	w.Flush()
-	fmt.Fprintf(d.out, "before it, while the guest ran: asked to suspend for %.1f ms, waited for its devices at %s for %.1f ms\n", ms(r.SuspendWait), r.To, ms(r.Devices))
+	fmt.Fprintf(out, "before it, while the guest ran: asked to suspend for %.1f ms, waited for its devices at %s for %.1f ms\n", ms(r.SuspendWait), r.To, ms(r.Devices))
 }
 
 const inDoubtText = `in doubt: %[1]s was handed to %[2]s and no answer came. It may run there, so it is kept suspended at %[3]s (domain %[4]d).

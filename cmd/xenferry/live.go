@@ -125,7 +125,13 @@ func (s migrationStatus) text() string {
 	} else if s.NotLive != "" {
 		fmt.Fprintf(w, "figures\t%s\n", s.NotLive)
 	}
+	if s.Report != nil {
+		printReport(w, s.Report)
+	}
 	_ = w.Flush() // into memory
+	if s.Report != nil && s.Report.Outcome == xen.OutcomeMoved {
+		printDowntime(&out, s.Report)
+	}
 	return out.String()
 }
 

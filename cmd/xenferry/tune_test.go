@@ -101,7 +101,8 @@ func TestTune(t *testing.T) {
 	if code, _, _ := l.xenferry("-c", "sim:alpha", "status", "db1"); code != exitNoDomain {
 		t.Errorf("status of a migration that is over: exit %d", code)
 	}
-	if code, out, _ := l.xenferry("-c", "sim:alpha", "status", "--history", report.ID); code != exitOK || !strings.Contains(out, "gone") {
+	if code, out, _ := l.xenferry("-c", "sim:alpha", "status", "--history", report.ID); code != exitOK || !strings.Contains(out, "gone") ||
+		!strings.Contains(out, "last dirty pages") || !strings.Contains(out, report.Downtime.Round(time.Microsecond).String()) {
 		t.Errorf("its history: exit %d: %s", code, out)
 	}
 	l.nothingShared(report.ID)
@@ -190,7 +191,7 @@ func (l *lab) nothingShared(id string) {
 		dir := filepath.Join(os.Getenv(sim.DirEnv), host+".state")
 		entries, _ := os.ReadDir(dir) // a host that has begun nothing has none
 		for _, e := range entries {
-			if name := e.Name(); name != guardianLog && !strings.HasSuffix(name, ".journal") {
+			if name := e.Name(); name != guardianLog && !strings.HasSuffix(name, ".journal") && !strings.HasSuffix(name, ".report") {
 				l.t.Errorf("left in %s: %s", dir, name)
 			}
 		}
