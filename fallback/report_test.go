@@ -1,13 +1,14 @@
 package fallback
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
 )
 
 // TestReportGoesWithItsJournal: it is kept once, found, and pruned with it.
 func TestReportGoesWithItsJournal(t *testing.T) {
-	disk, err := OpenDir(t.TempDir())
+	disk, err := OpenDir(filepath.Join(t.TempDir(), "journals"))
 	if err != nil {
 		t.Fatal(err)
 	}
