@@ -100,7 +100,7 @@ func (r *row) again() string {
 	switch {
 	case r.phase == copying:
 		return fmt.Sprintf("was not stopped (silent for %.1f s)", r.away.Gap.Seconds())
-	case r.away.Until == 0:
+	case r.away.Until == 0 && r.away.Gap >= stopped:
 		return fmt.Sprintf("(away for %.2f s)", r.away.Gap.Seconds())
 	}
 	return r.away.String()

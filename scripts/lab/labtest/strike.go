@@ -109,7 +109,7 @@ func (s *strike) when(t testing.TB) time.Time {
 // Away is what a listener has heard of a guest around a moment.
 type Away struct {
 	Gap   time.Duration // the longest silence that ended after it
-	Until time.Duration // from the moment until that ended
+	Until time.Duration // from the moment until that ended; 0 if it was not away
 }
 
 // stopped is the silence that no busy emulated host makes by itself.
@@ -138,6 +138,9 @@ func (g *Guest) Around(t testing.TB, h *Host, at time.Time) Away {
 		if until > 0 && length > a.Gap {
 			a = Away{length, until}
 		}
+	}
+	if a.Gap < stopped {
+		a.Until = 0 // it was not away
 	}
 	return a
 }
