@@ -248,13 +248,13 @@ func (s *suite) arrive(t *testing.T, dom xen.Domain, peer xen.Host, name string,
 	in := s.receiveSpec(t, peer, spec)
 	s.loadStatic(t, dom, in)
 
-	all := xen.NewBitmap(dom.Pages())
-	all.SetAll(dom.Pages())
 	must(t, "start log-dirty", dom.StartLogDirty(s.context(t)))
-	s.copyPages(t, dom, in, all)
+	first, rest := s.likely(t, dom)
+	s.copyPages(t, dom, in, first)
 	if early {
 		s.prepare(t, dom, in)
 	}
+	s.copyPages(t, dom, in, rest)
 	s.copyPages(t, dom, in, s.clean(t, dom, false))
 	must(t, "suspend", dom.Suspend(s.context(t)))
 	s.copyPages(t, dom, in, s.clean(t, dom, true))
@@ -263,6 +263,26 @@ func (s *suite) arrive(t *testing.T, dom xen.Domain, peer xen.Host, name string,
 	must(t, "final state", err)
 	must(t, "finish", in.Finish(s.context(t), final))
 	return in
+}
+
+// likely returns what has to be there before the devices are built, and the
+// rest.
+func (s *suite) likely(t *testing.T, dom xen.Domain) (first, rest xen.Bitmap) {
+	t.Helper()
+	first, err := dom.Likely(s.context(t))
+	must(t, "likely pages", err)
+	rest = xen.NewBitmap(dom.Pages())
+	rest.SetAll(dom.Pages())
+	if first == nil {
+		return rest, xen.NewBitmap(dom.Pages())
+	}
+	for i, word := range first {
+		if word&^rest[i] != 0 {
+			t.Fatalf("a likely page is beyond the guest's %#x", dom.Pages())
+		}
+		rest[i] &^= word
+	}
+	return first, rest
 }
 
 // prepare builds the guest's devices at the peer while it runs here.
@@ -286,14 +306,13 @@ func (s *suite) prepareAbandoned(t *testing.T) {
 	spec.Early = true
 	in := s.receiveSpec(t, peer, spec)
 	s.loadStatic(t, dom, in)
-	all := xen.NewBitmap(dom.Pages())
-	all.SetAll(dom.Pages())
-	s.copyPages(t, dom, in, all)
+	first, _ := s.likely(t, dom)
+	s.copyPages(t, dom, in, first)
 	if err := in.Prepare(s.context(t), nil); err == nil {
 		t.Error("prepared without any state")
 	}
 	s.prepare(t, dom, in)
-	s.copyPages(t, dom, in, all)
+	s.copyPages(t, dom, in, first)
 	must(t, "close", in.Close())
 	s.mustBeGone(t, peer, "conformance--incoming")
 	s.mustHaveFree(t, peer, before)
