@@ -102,7 +102,7 @@ if [[ ${1:-} == -run ]]; then
   RUN_TESTS=${2:?-run wants a regular expression}
   shift 2
 fi
-(($#)) || set -- 4.17+4.17 4.20+4.20 4.17+4.20
+(($#)) || set -- 4.17+4.17 4.17+4.20 4.20+4.20
 pairs=("${@%:*}")
 releases=$(printf '%s\n' "${pairs[@]//+/ }" | xargs -n 1 | sort -u)
 export XENFERRY_LAB_RUN=$RUN XENFERRY_LAB_CACHE=$CACHE XENFERRY_LAB_PORT=$PORT
