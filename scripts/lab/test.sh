@@ -1,6 +1,6 @@
 #!/bin/bash
 # test.sh [-run REGEXP] [PAIR...]: the tests on real Xen. For each pair of releases it boots two hosts, runs the Go
-# tests of labtest against them, and takes them down. 4.17+4.17 4.20+4.20 4.17+4.20 by default;
+# tests of labtest against them, and takes them down. 4.17+4.17 4.17+4.20 4.20+4.20 by default;
 # 4.17+4.17:shadow has a hypervisor with shadow paging, and is for TestTypes alone (make lab-test-long).
 # The last line is "N passed, N failed"; the exit status is not 0 if any failed or none ran. Root; over an hour.
 #
