@@ -226,8 +226,10 @@ func (k *killTest) strike(phase string, f *fault) *strike {
 		s.watched, side, state = to, "destination", p.destination
 	}
 	if f.name == killQEMU && phase == copying {
-		// As soon as it is there: when all memory was sent once.
-		s.blow = blow{command: fmt.Sprintf("until %s; do sleep 0.2; done && date +struck:%%s.%%N", kill("KILL", qemus))}
+		// As soon as it is there: when the pages were sent once. What looks for it comes before all others on that
+		// host, so it must be cheap, and end.
+		s.blow = blow{command: fmt.Sprintf("for i in $(seq %d); do sleep 1; for q in /run/xen/qmp-libxl-*; do [ -e $q ] && %s && break 2; done; done; date +struck:%%s.%%N; [ $i -lt %[1]d ]",
+			strikeLimit, kill("KILL", qemus))}
 	}
 	if phase == copying {
 		s.delay = time.Second // from the new domain into the first round

@@ -82,7 +82,7 @@ func (s *strike) arm(t testing.TB) {
 func (h *Host) inBackground(t testing.TB, command string) {
 	t.Helper()
 	h.Must(t, fmt.Sprintf(`mkdir -p -m 700 %s
-pkill -f '^(await|nc -l) '
+pkill -f '^(await|nc -l|sh /run/strike.sh)'
 cat > /run/strike.sh <<'END'
 %s
 END
