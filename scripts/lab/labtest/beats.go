@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,6 +78,22 @@ func (g *Guest) WaitBeat(t testing.TB, h *Host, limit time.Duration, what string
 // firstLook is how long the first heartbeat is waited for on the host itself,
 // where that costs nothing, before the console is looked at from here.
 const firstLook = 20 * time.Second
+
+// awaitBeat waits for a heartbeat on either host, at no cost to them, and for no
+// longer than firstLook.
+func (g *Guest) awaitBeat() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var waiting sync.WaitGroup
+	for _, h := range g.Lab.Hosts() {
+		waiting.Go(func() {
+			if _, err := h.Run(ctx, fmt.Sprintf("await %g '%s/guest-%s*.log' '%s id='", firstLook.Seconds(), consoleDir, g.Name, xfg.BeatWord)); err == nil {
+				cancel()
+			}
+		})
+	}
+	waiting.Wait()
+}
 
 // waitBoot waits for a new guest's first heartbeat.
 func (g *Guest) waitBoot(t testing.TB, h *Host) xfg.Beat {

@@ -258,7 +258,7 @@ func (k *killTest) survive(t *testing.T, phase string, f *fault, r *row) {
 	began := time.Now()
 	code, report, stderr := g.Start(t, from, options).End(t)
 	ended := time.Now()
-	time.Sleep(time.Second) // what asks from here on would hold up the guest
+	g.awaitBeat() // what asks from here on would hold up the guest
 	k.at = g.settled(t)
 	if k.at == nil {
 		k.at = from
