@@ -17,10 +17,10 @@ DOM0_MB=${XENFERRY_LAB_DOM0_MB:-1024} # of that, dom0's
 
 # What QEMU's emulation gets wrong or Xen does not bear must be off: under smap
 # lret and iret from ring 3 fault; avx and xsave corrupt registers of dom0's
-# programs; rdtscp is reported to Xen as rdtsc, and Xen kills the PVH guest;
-# cmpxchg16b leaves flags that nobody has set, and a kernel interrupted behind it
-# dies of them (seen: a double fault in kmalloc, EFLAGS with the bits of RAX).
-CPU=max,-smap,-avx,-avx2,-avx512f,-xsave,-rdtscp,-cx16
+# programs; rdtscp is reported to Xen as rdtsc, and Xen kills the PVH guest.
+# cmpxchg16b is hidden from PVH and HVM guests only (guest/pvh.cfg): what Linux
+# does without it, cli, is nothing in a PV dom0, whose allocator then breaks.
+CPU=max,-smap,-avx,-avx2,-avx512f,-xsave,-rdtscp
 
 # No comma may stand in these: it would end the multiboot module.
 XEN_ARGS="dom0_mem=${DOM0_MB}M com1=115200,8n1 console=com1 loglvl=info guest_loglvl=info noreboot smt=0 spec-ctrl=no"
