@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 )
 
 // Errors that a Host's methods wrap.
@@ -207,10 +208,7 @@ func (r *Recovery) Answer(ctx context.Context, id, uuid string) (Answer, error) 
 		if err != nil {
 			return AnswerPending, nil
 		}
-		if sum.State == DestinationRunning || sum.State == DestinationSettled {
-			return AnswerStarted, nil
-		}
-		return AnswerPending, nil // its receiver or its guardian decides
+		return answerHeld(sum), nil
 	case err != nil:
 		return AnswerUnsure, err
 	}
@@ -237,6 +235,20 @@ func (r *Recovery) refuseUnknown(ctx context.Context, id, uuid string) (Answer, 
 		return AnswerPending, err
 	}
 	return AnswerDiscarded, j.Close()
+}
+
+// answerHeld is what is said of a migration that a receiver or a guardian is at
+// work on: that one decides. The source's guest need not wait until libxl has
+// destroyed a copy that GO never reached: if this host forgets that it was given
+// up, it gives it up again. After GO only what is on disk counts.
+func answerHeld(sum Summary) Answer {
+	switch a := answerOf(sum.State); {
+	case a == AnswerStarted:
+		return a
+	case a == AnswerDiscarded && !slices.ContainsFunc(sum.Steps, func(r Record) bool { return r.State == DestinationStarting }):
+		return a
+	}
+	return AnswerPending
 }
 
 // answerOf is what a destination in that state says.

@@ -3,6 +3,7 @@ package fallback
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"testing"
@@ -111,13 +112,22 @@ func TestAnswer(t *testing.T) {
 			t.Errorf("%q, %v", a, err)
 		}
 	})
-	for state, want := range map[State]Answer{
-		DestinationBuilding: AnswerPending, DestinationStarting: AnswerPending,
-		DestinationRunning: AnswerStarted, DestinationSettled: AnswerStarted,
+	for _, tt := range []struct {
+		want   Answer
+		states []State
+	}{
+		{AnswerPending, []State{DestinationBuilding}},
+		{AnswerPending, []State{DestinationStarting}},
+		{AnswerStarted, []State{DestinationRunning}},
+		{AnswerStarted, []State{DestinationSettled}},
+		{AnswerDiscarded, []State{DestinationReady, DestinationDiscarding}},
+		{AnswerPending, []State{DestinationReady, DestinationStarting, DestinationDiscarding}}, // a disk that refused GO
+		{AnswerPending, []State{DestinationStarting, DestinationStalled, DestinationUnmaking}},
 	} {
-		t.Run("held/"+string(state), func(t *testing.T) {
+		want := tt.want
+		t.Run(fmt.Sprint("held/", tt.states), func(t *testing.T) {
 			s, _ := testStore(t)
-			j := mustBegin(t, s, testMigration(SideDestination), state)
+			j := mustBegin(t, s, testMigration(SideDestination), tt.states...)
 			defer j.Close()
 			r := &Recovery{Store: s, Host: &testHost{}}
 			if a, err := r.Answer(t.Context(), testID, "u"); a != want || err != nil {
