@@ -3,6 +3,7 @@ package xen
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -110,6 +111,9 @@ type fakeDomain struct {
 	logDirty  bool
 	destroyed bool
 	stoppedAt time.Time
+
+	failsLate bool // Suspend fails, and the guest suspends all the same, once it was resumed
+	due       bool // it will
 }
 
 func newFakeDomain(h *fakeHost, pages int) *fakeDomain {
@@ -141,6 +145,9 @@ func (d *fakeDomain) work() {
 }
 
 func (d *fakeDomain) Info(ctx context.Context) (DomainInfo, error) {
+	if d.due {
+		d.due, d.state = false, StateSuspended
+	}
 	return DomainInfo{Domid: 3, Name: d.name, UUID: "u", Type: TypeSim, State: d.state, MemKiB: uint64(len(d.mem) / 1024)}, d.h.enter(ctx, "Info")
 }
 func (d *fakeDomain) Config(ctx context.Context) ([]byte, error) {
@@ -209,6 +216,10 @@ func (d *fakeDomain) Unmap(b *Batch) error {
 func (d *fakeDomain) Suspend(ctx context.Context) error {
 	if err := d.h.enter(ctx, "Suspend"); err != nil {
 		return fmt.Errorf("%w: %w", ErrSuspendRefused, err)
+	}
+	if d.failsLate {
+		d.due = true
+		return errors.New("the answer to the request is lost")
 	}
 	d.work()
 	d.state, d.stoppedAt = StateSuspended, time.Now()

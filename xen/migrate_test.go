@@ -365,3 +365,15 @@ func TestLostWriteIsFound(t *testing.T) {
 		}
 	})
 }
+
+// TestSuspendsLate: the call that asks the guest to suspend fails, and the guest
+// follows the request after it was resumed. It must not stay suspended.
+func TestSuspendsLate(t *testing.T) {
+	m := newMove()
+	m.dom.failsLate = true
+	m.run(t.Context(), t)
+	m.expectAtSource(t)
+	if m.dom.due {
+		t.Error("nobody has looked whether it suspends")
+	}
+}

@@ -2,6 +2,7 @@ package xen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -54,7 +55,17 @@ func (p *protected) stopGuest(ctx context.Context, dom Domain, limit time.Durati
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w within %s", ErrSuspendRefused, limit))
 	defer cancel()
 	if err := dom.Suspend(ctx); err != nil {
+		p.late = !errors.Is(err, ErrSuspendRefused) && !errors.Is(err, ErrNoDomain)
 		return stopped, err
 	}
 	return dom.StoppedAt(), nil
+}
+
+// resumeLate resumes the guest once more where the call that asked it to
+// suspend has failed in a way that leaves open whether it will follow.
+func (p *protected) resumeLate(ctx context.Context, dom Domain, limit time.Duration) error {
+	if !p.late {
+		return nil
+	}
+	return resumeLate(ctx, dom, limit)
 }

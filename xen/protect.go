@@ -33,6 +33,7 @@ type protected struct {
 	shield  Protection // nil until begun, and where none is wanted
 	refused bool       // a durable step failed, but may be on disk
 	note    string     // why the next step is taken, if that says something
+	late    bool       // the guest may suspend yet, although that has failed
 }
 
 func newProtected(side fallback.Side, table fallback.Table) protected {

@@ -52,7 +52,7 @@ func (r recoveryHost) Resume(ctx context.Context, j *fallback.Journal) error {
 	}
 	err = dom.Resume(ctx)
 	if err == nil && maySuspendLate(j) {
-		err = r.resumeLate(ctx, dom)
+		err = resumeLate(ctx, dom, r.limits.Suspend)
 	}
 	if err == nil {
 		err = errors.Join(dom.StopLogDirty(ctx), restoreName(ctx, dom, j.Migration.Guest))
@@ -71,11 +71,11 @@ func maySuspendLate(j *fallback.Journal) bool {
 	return false
 }
 
-// resumeLate resumes a guest once more if it suspends now: it may have taken
-// the request just before that was taken back.
-func (r recoveryHost) resumeLate(ctx context.Context, dom Domain) error {
+// resumeLate resumes a guest once more if it suspends within limit: it may have
+// taken the request just before that was taken back.
+func resumeLate(ctx context.Context, dom Domain, limit time.Duration) error {
 	pause := firstLatePoll
-	for end := time.Now().Add(r.limits.Suspend); time.Now().Before(end); pause = min(2*pause, lastLatePoll) {
+	for end := time.Now().Add(limit); time.Now().Before(end); pause = min(2*pause, lastLatePoll) {
 		info, err := dom.Info(ctx)
 		if err != nil {
 			return err

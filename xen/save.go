@@ -468,6 +468,8 @@ func (s *save) putBack() error {
 		defer cancel()
 		if err = s.dom.Resume(ctx); err != nil {
 			err = fmt.Errorf("resuming it failed: %w", err)
+		} else {
+			err = s.resumeLate(ctx, s.dom, s.opts.Limits.Suspend)
 		}
 		err = errors.Join(err, s.dom.StopLogDirty(ctx))
 	}

@@ -564,6 +564,9 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 		failure.ResumedAfter = time.Since(seen)
 	}
 	s.link.abort(failure.Cause)
+	if err == nil {
+		err = s.resumeLate(ctx, s.dom, s.opts.Limits.Suspend)
+	}
 	undo := errors.Join(s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
 	event := fallback.EventResumed
 	if err != nil {
