@@ -71,7 +71,8 @@ func suspendGuest(ctx context.Context, g suspendable) error {
 	}
 	requestErr := g.request()
 	if requestErr != nil && !byPort {
-		return requestErr
+		_, backErr := g.takeBack() // it may have come through all the same
+		return errors.Join(requestErr, backErr)
 	}
 	err := awaitSuspend(ctx, g)
 	switch {

@@ -148,7 +148,7 @@ func TestSuspendGuest(t *testing.T) {
 			is: xen.ErrNoDomain, within: time.Second + suspendPoll, back: 1, requests: true},
 		{name: "vanishes", g: fakeGuest{state: stRunning, takes: 1, after: time.Second, end: stGone},
 			is: xen.ErrNoDomain, within: time.Second + suspendPoll, back: 1, requests: true},
-		{name: "cannot be asked", g: fakeGuest{state: stRunning, requestErr: errTest}, is: errTest, within: 1},
+		{name: "cannot be asked", g: fakeGuest{state: stRunning, requestErr: errTest}, is: errTest, within: 1, back: 1},
 		{name: "event channel breaks", g: fakeGuest{state: stRunning, takes: -1, waitErr: errTest},
 			is: errTest, within: 1, back: 1, requests: true},
 	} {
