@@ -14,6 +14,9 @@ type RoundStats struct {
 	// Dirty is the number of pages written while the round ran: what the
 	// next one has to send.
 	Dirty uint64 `json:"dirty"`
+	// Part: the next round has other pages, which were not looked at before;
+	// what was written meanwhile is counted after that.
+	Part bool `json:"part,omitempty"`
 	// Methods are the ways in which the other pages were encoded.
 	Methods []MethodStats `json:"methods,omitempty"`
 	// Lanes is how many connections worked, Stages how long at what.

@@ -214,6 +214,16 @@ func TestSaveFailures(t *testing.T) {
 }
 
 // TestSaveDiskFull: at whatever byte the disk is full.
+// TestSaveSuspendsLate: see TestSuspendsLate.
+func TestSaveSuspendsLate(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	dom.failsLate = true
+	_, err := Save(t.Context(), host, dom, &memoryTarget{}, SaveOptions{})
+	if err == nil || dom.due || dom.state != StateRunning {
+		t.Errorf("%v, to suspend yet: %v, guest %s", err, dom.due, dom.state)
+	}
+}
+
 func TestSaveDiskFull(t *testing.T) {
 	s2 := savefmt.BlockS2
 	for _, opts := range []SaveOptions{{}, {Codec: &s2}, {After: AfterResume}, {After: AfterNothing}} {

@@ -80,8 +80,7 @@ func (c *cursor) fill(b *Batch) bool {
 // pfn without a page.
 func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16, first bool) (RoundStats, error) {
 	start := time.Now()
-	s.begin(round, bm.Count())
-	s.first = first
+	s.begin(round, bm.Count(), first)
 	cur := &cursor{bm: bm, pages: s.dom.Pages(), aligned: first}
 	errs := make(chan error, len(s.lanes))
 	ctx, cancel := context.WithCancel(ctx)
@@ -104,7 +103,8 @@ func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16, f
 	return s.roundStats(round, time.Since(start)), cause
 }
 
-func (s *sender) begin(round int, pages uint64) {
+func (s *sender) begin(round int, pages uint64, first bool) {
+	s.first = first
 	s.mu.Lock()
 	s.before = s.traffic()
 	s.mu.Unlock()

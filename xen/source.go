@@ -272,6 +272,7 @@ func (s *source) copyAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	stats.Part = true
 	s.endRound(stats)
 	for i, word := range likely {
 		rest[i] &^= word

@@ -85,9 +85,6 @@ func statusOf(store *fallback.Store, sum fallback.Summary) migrationStatus {
 			s.NotLive = err.Error()
 		}
 	}
-	if sum.Finished {
-		s.Report = readReport(store, sum)
-	}
 	return s
 }
 
@@ -118,7 +115,9 @@ const watchEvery = time.Second
 func showMigration(c *cli.Context, store *fallback.Store, sum fallback.Summary) error {
 	show := statusPrinter(c)
 	if !c.Bool("watch") {
-		return show(statusOf(store, sum))
+		s := statusOf(store, sum)
+		s.Report = readReport(store, sum)
+		return show(s)
 	}
 	view, err := openView(sum)
 	if err != nil {

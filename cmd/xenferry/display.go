@@ -47,8 +47,12 @@ func (d *display) event(e xen.Event) {
 		d.progress(e.Progress)
 	case xen.EventRound:
 		d.endBar()
-		fmt.Fprintf(d.status, "round %d: %d pages (%d zero), %s in %s, %d dirtied meanwhile\n", e.Round.Round, e.Round.Pages,
-			e.Round.Zero, bytesText(e.Round.WireBytes), e.Round.Time.Round(time.Millisecond), e.Round.Dirty)
+		then := fmt.Sprintf("%d dirtied meanwhile", e.Round.Dirty)
+		if e.Round.Part {
+			then = "the rest follows"
+		}
+		fmt.Fprintf(d.status, "round %d: %d pages (%d zero), %s in %s, %s\n", e.Round.Round, e.Round.Pages,
+			e.Round.Zero, bytesText(e.Round.WireBytes), e.Round.Time.Round(time.Millisecond), then)
 	case xen.EventNote:
 		d.endBar()
 		fmt.Fprintf(d.status, "note: %s\n", e.Text)

@@ -70,6 +70,27 @@ func protect(c *cli.Context, limits xen.Limits) xen.Protect {
 	}
 }
 
+// notTwice refuses a guest of which an earlier migration from here is not at
+// its end: it may be in doubt. It waits for one that is about to end.
+func notTwice(ctx context.Context, store *fallback.Store, m fallback.Migration) error {
+	all, err := store.List()
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if m.Side != fallback.SideSource || other.Side != m.Side || other.Finished || other.UUID != m.UUID || other.Domid != m.Domid {
+			continue
+		}
+		if other, err = awaitEnd(ctx, store, other); err != nil {
+			return err
+		}
+		if !other.Finished {
+			return fmt.Errorf("migration %s of this guest has not come to its end, it is %q: see xenferry status, and use xenferry recover", other.ID, other.State)
+		}
+	}
+	return nil
+}
+
 // Who tries again at once finds the guest running, and its guardian still
 // writing that down: it has endLimit for that.
 const (
@@ -77,42 +98,18 @@ const (
 	endRetry = 20 * time.Millisecond
 )
 
-// notTwice refuses a guest of which an earlier migration from here is not at
-// its end: it may be in doubt. It waits for one that is about to end.
-func notTwice(ctx context.Context, store *fallback.Store, m fallback.Migration) error {
-	for limit := time.Now().Add(endLimit); ; {
-		other, err := earlier(store, m)
-		if err != nil || other == nil {
-			return err
-		}
-		if other.State != fallback.SourceResuming || time.Now().After(limit) {
-			return fmt.Errorf("migration %s of this guest has not come to its end, it is %q: see xenferry status, and use xenferry recover", other.ID, other.State)
-		}
+// awaitEnd waits while the guest of a migration is being let run on.
+func awaitEnd(ctx context.Context, store *fallback.Store, sum fallback.Summary) (fallback.Summary, error) {
+	var err error
+	for limit := time.Now().Add(endLimit); err == nil && sum.State == fallback.SourceResuming && time.Now().Before(limit); {
 		select {
 		case <-time.After(endRetry):
+			sum, err = store.Read(sum.ID, sum.Side)
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			err = context.Cause(ctx)
 		}
 	}
-}
-
-// earlier returns a migration of the same guest from here that is not at its
-// end, nil if there is none.
-func earlier(store *fallback.Store, m fallback.Migration) (*fallback.Summary, error) {
-	if m.Side != fallback.SideSource {
-		return nil, nil
-	}
-	all, err := store.List()
-	if err != nil {
-		return nil, err
-	}
-	for i := range all {
-		other := &all[i]
-		if other.Side == m.Side && !other.Finished && other.UUID == m.UUID && other.Domid == m.Domid {
-			return other, nil
-		}
-	}
-	return nil, nil
+	return sum, err
 }
 
 // untouched is the end of a migration that has not begun.

@@ -18,7 +18,10 @@ const (
 	mostlyHoles = 2
 )
 
-// Likely asks for the type of three pfns of each block, and takes the blocks in
+// likelyOffsets are the pfns of a block that are asked for.
+var likelyOffsets = [...]uint64{0, likelyBlock / 2, likelyBlock - 1}
+
+// Likely asks for the type of some pfns of each block, and takes the blocks in
 // which one of them has a page, and those of the pages that Prepare needs.
 func (d *domain) Likely(ctx context.Context) (xen.Bitmap, error) {
 	info, err := d.h.xc.Domain(d.domid)
@@ -34,12 +37,12 @@ func (d *domain) Likely(ctx context.Context) (xen.Bitmap, error) {
 	}
 	pfns, types := make([]uint64, 0, xenctrl.MaxBatchPages), make([]xen.PageType, xenctrl.MaxBatchPages)
 	for pfn := uint64(0); pfn < d.pages; pfn += likelyBlock {
-		for _, at := range []uint64{0, likelyBlock / 2, likelyBlock - 1} {
+		for _, at := range likelyOffsets {
 			if pfn+at < d.pages {
 				pfns = append(pfns, pfn+at)
 			}
 		}
-		if last := pfn+likelyBlock >= d.pages; !last && cap(pfns)-len(pfns) >= 3 {
+		if last := pfn+likelyBlock >= d.pages; !last && cap(pfns)-len(pfns) >= len(likelyOffsets) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {

@@ -79,6 +79,12 @@ func (g *Guest) WaitBeat(t testing.TB, h *Host, limit time.Duration, what string
 // where that costs nothing, before the console is looked at from here.
 const firstLook = 20 * time.Second
 
+// beatCommand waits on a host for a heartbeat of the guests with such a name, for
+// firstLook.
+func beatCommand(pattern string) string {
+	return fmt.Sprintf("await %g '%s/guest-%s.log' '%s id='", firstLook.Seconds(), consoleDir, pattern, xfg.BeatWord)
+}
+
 // awaitBeat waits for a heartbeat on either host, at no cost to them, and for no
 // longer than firstLook.
 func (g *Guest) awaitBeat() {
@@ -87,7 +93,7 @@ func (g *Guest) awaitBeat() {
 	var waiting sync.WaitGroup
 	for _, h := range g.Lab.Hosts() {
 		waiting.Go(func() {
-			if _, err := h.Run(ctx, fmt.Sprintf("await %g '%s/guest-%s*.log' '%s id='", firstLook.Seconds(), consoleDir, g.Name, xfg.BeatWord)); err == nil {
+			if _, err := h.Run(ctx, beatCommand(g.Name+"*")); err == nil {
 				cancel()
 			}
 		})
@@ -99,7 +105,7 @@ func (g *Guest) awaitBeat() {
 func (g *Guest) waitBoot(t testing.TB, h *Host) xfg.Beat {
 	t.Helper()
 	for end := time.Now().Add(BootLimit - firstLook); time.Now().Before(end); {
-		_, err := h.Run(t.Context(), fmt.Sprintf("await %g '%s/guest-%s.log' '%s id='", firstLook.Seconds(), consoleDir, g.Name, xfg.BeatWord))
+		_, err := h.Run(t.Context(), beatCommand(g.Name))
 		if g.read(t, h); err == nil || len(g.console(h).panics) > 0 {
 			break
 		}
