@@ -22,8 +22,25 @@ type memory struct {
 	differ differences // what a verify round found
 	work   receiverWork
 
-	once      chan struct{} // closed when every page was there once: a round is done
-	roundDone func()        // closes it, the first time
+	rounds atomic.Uint32 // that are stored
+	once   chan struct{} // closed when the first one is: every page was there once
+	// onStored, if set, is told of each round as it is stored, with the flags
+	// of its end.
+	onStored func(round uint32, flags uint16) error
+}
+
+// roundDone notes that a round is stored. Each connection says so.
+func (m *memory) roundDone(round uint32, flags uint16) error {
+	if !m.rounds.CompareAndSwap(round, round+1) {
+		return nil
+	}
+	if round == 0 {
+		close(m.once)
+	}
+	if m.onStored == nil {
+		return nil
+	}
+	return m.onStored(round, flags)
 }
 
 // receiverWork is how long the readers were at work in ns, all together. They
@@ -62,9 +79,8 @@ func (d *differences) add(pfn uint64) {
 }
 
 func newMemory(in Incoming, pages uint64) *memory {
-	once := make(chan struct{})
 	return &memory{
-		in: in, pages: pages, once: once, roundDone: sync.OnceFunc(func() { close(once) }),
+		in: in, pages: pages, once: make(chan struct{}),
 		present: newAtomicBitmap(pages), zero: newAtomicBitmap(pages), used: newAtomicBitmap(pages), suspect: newAtomicBitmap(pages),
 	}
 }

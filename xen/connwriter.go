@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,7 +47,11 @@ const (
 // lets the choice of a method follow the link, and a round end.
 const maxNotSent = 1 << 20
 
-func newConnWriter(conn net.Conn) *connWriter {
+// newConnWriter makes conn fail when the other end has taken nothing for
+// silence: nobody else watches the data connections, which may go by another
+// network than the pings, and TCP by itself tries for a quarter of an hour, or
+// for ever if it is the other program that hangs.
+func newConnWriter(conn net.Conn, silence time.Duration) *connWriter {
 	w := &connWriter{Conn: conn}
 	under := conn
 	if t, ok := conn.(*tls.Conn); ok {
@@ -63,6 +68,7 @@ func newConnWriter(conn net.Conn) *connWriter {
 	if w.raw != nil {
 		_ = w.raw.Control(func(fd uintptr) {
 			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxNotSent)
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(silence.Milliseconds()))
 		})
 	}
 	return w

@@ -187,7 +187,8 @@ func (d *destination) create(ctx context.Context) error {
 		return err
 	}
 	d.mem = newMemory(d.incoming, d.hello.Pages)
-	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name, Early: d.hello.Early, Clock: true}
+	d.mem.onStored = d.tellStored
+	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name, Early: d.hello.Early, Stored: d.hello.Stored, Clock: true}
 	if d.hello.Data != DataControl {
 		if err := d.listen(answer); err != nil {
 			return err

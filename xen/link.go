@@ -28,7 +28,7 @@ const (
 
 // Link is the control connection between the two ends of a migration. One
 // goroutine reads it, any may write. Its context ends with a cause as soon as
-// the other end gives up, falls silent, is lost or sends nonsense; what this end
+// the other end gives up, falls silent, takes nothing, is lost or sends nonsense; what this end
 // has to say about that can still be written.
 type Link struct {
 	rw     io.ReadWriteCloser
@@ -42,7 +42,9 @@ type Link struct {
 
 	in         *frameReader
 	lastHeard  atomic.Int64 // UnixNano
+	writeBegan atomic.Int64 // UnixNano, of the write that goes on; 0: none does
 	queue      chan delivery
+	stored     storedRounds
 	heardFrame atomic.Bool    // the other end is there, and speaks our protocol
 	stateSize  int            // of queued records so far; reader goroutine only
 	onPages    chan frameSink // gets one value when the control connection is to carry pages
@@ -65,6 +67,7 @@ func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
 	l := &Link{
 		rw: rw, limits: limits.WithDefaults(), peer: peer,
 		writing: make(chan struct{}, 1), queue: make(chan delivery, maxQueued), onPages: make(chan frameSink, 1), done: make(chan struct{}),
+		stored: storedRounds{more: make(chan struct{}, 1)},
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.in = newFrameReader(heardReader{rw, &l.lastHeard})
@@ -158,6 +161,10 @@ func (l *Link) deliver(m *message) error {
 	if m.Kind == kindClock && m.Clock.CameNs == 0 {
 		return l.tellTime()
 	}
+	if m.Kind == kindStored { // between any others
+		l.stored.tell(m.Stored.Round)
+		return nil
+	}
 	return l.push(delivery{msg: m})
 }
 
@@ -231,20 +238,37 @@ func (l *Link) watchSilence() {
 		if !l.heardFrame.Load() {
 			limit = l.limits.Connect
 		}
-		silent := time.Since(time.Unix(0, l.lastHeard.Load()))
-		if silent > limit {
-			l.cancel(fmt.Errorf("%s: %w: nothing came for %s", l.peer, ErrPeerSilent, silent.Round(time.Second)))
+		if err := l.stuck(limit); err != nil {
+			l.cancel(err)
 			_ = l.closeOnce() // a write may be blocked for ever
 			return
 		}
 	}
 }
 
+// stuck returns an error if the other end has said nothing, or has taken
+// nothing of what is written to it, for longer than limit.
+func (l *Link) stuck(limit time.Duration) error {
+	silent := time.Since(time.Unix(0, l.lastHeard.Load()))
+	if silent > limit {
+		return fmt.Errorf("%s: %w: nothing came for %s", l.peer, ErrPeerSilent, silent.Round(time.Second))
+	}
+	began := l.writeBegan.Load()
+	if waits := time.Since(time.Unix(0, began)); began != 0 && waits > limit {
+		return fmt.Errorf("%s: %w: it is there, but takes nothing for %s", l.peer, ErrPeerSilent, waits.Round(time.Second))
+	}
+	return nil
+}
+
 // write writes whole frames. It returns the link's cause when that has ended.
 func (l *Link) write(frames ...[]byte) error {
 	l.writing <- struct{}{} // whoever blocks for long is ended with the connection
-	defer func() { <-l.writing }()
+	defer func() {
+		l.writeBegan.Store(0)
+		<-l.writing
+	}()
 	for _, f := range frames {
+		l.writeBegan.Store(time.Now().UnixNano())
 		if _, err := l.rw.Write(f); err != nil {
 			if cause := context.Cause(l.ctx); cause != nil {
 				return cause

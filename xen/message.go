@@ -23,6 +23,7 @@ const (
 	kindStreams = "streams" // source: the static state is sent, this many data connections carry the pages
 	kindPrepare = "prepare" // source, if both have said early: all pages were sent once, build the devices
 	kindReadied = "readied" // destination: the devices are there
+	kindStored  = "stored"  // destination, if both have said stored: that live round is in the guest's memory here
 	kindFinal   = "final"   // source: everything is sent
 	kindReady   = "ready"   // destination: the guest is whole, and paused
 	kindGo      = "go"      // source: it is yours
@@ -40,6 +41,7 @@ type message struct {
 	Hello   *hello   `json:"hello,omitempty"`
 	Welcome *welcome `json:"welcome,omitempty"`
 	Streams *streams `json:"streams,omitempty"`
+	Stored  *stored  `json:"stored,omitempty"`
 	Final   *final   `json:"final,omitempty"`
 	Abort   *abort   `json:"abort,omitempty"`
 	Ready   *ready   `json:"ready,omitempty"`
@@ -61,8 +63,9 @@ type hello struct {
 	KeepDomid  bool            `json:"keep_domid,omitempty"`
 	LeavePause bool            `json:"leave_paused,omitempty"`
 	Data       DataMode        `json:"data"`
-	Early      bool            `json:"early,omitempty"` // its devices may be built while it runs here
-	PublicKey  string          `json:"public_key"`      // fingerprint of the sender's TLS key
+	Early      bool            `json:"early,omitempty"`  // its devices may be built while it runs here
+	Stored     bool            `json:"stored,omitempty"` // tell me when a live round is stored
+	PublicKey  string          `json:"public_key"`       // fingerprint of the sender's TLS key
 }
 
 type welcome struct {
@@ -70,6 +73,7 @@ type welcome struct {
 	Program   string   `json:"program"`
 	Host      string   `json:"host"`
 	Early     bool     `json:"early,omitempty"`     // send prepare: I will build the devices early
+	Stored    bool     `json:"stored,omitempty"`    // I tell when a live round is stored
 	Clock     bool     `json:"clock,omitempty"`     // I can be asked for the time
 	Addresses []string `json:"addresses,omitempty"` // host:port of the data listener, best first
 	PublicKey string   `json:"public_key,omitempty"`
@@ -80,6 +84,12 @@ type streams struct {
 	// Connections that carry pages, 1 to MaxConnections; 0: the control
 	// connection itself does.
 	Connections int `json:"connections"`
+}
+
+// stored says that all pages of a live round are in the guest's memory at the
+// destination.
+type stored struct {
+	Round uint32 `json:"round"`
 }
 
 type final struct {
@@ -159,6 +169,8 @@ func decodeMessage(body []byte) (*message, error) {
 		present = m.Welcome != nil
 	case kindStreams:
 		present = m.Streams != nil
+	case kindStored:
+		present = m.Stored != nil
 	case kindFinal:
 		present = m.Final != nil
 	case kindStarted:

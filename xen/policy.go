@@ -36,8 +36,27 @@ const (
 	StockMaxRounds   = 5
 )
 
-// StockPolicy stops as stock Xen does: fewer than 50 pages were dirtied, or 5
-// rounds are done.
-func StockPolicy(rounds []RoundStats) bool {
-	return rounds[len(rounds)-1].Dirty < StockTargetDirty || len(rounds) >= StockMaxRounds
+// Numbers of DefaultPolicy.
+const (
+	// mostRounds bounds what a guest can cost whose dirty pages grow fewer by
+	// little for a long time.
+	mostRounds = 30
+	// worthwhile is the share of a round's pages that may have been dirtied
+	// meanwhile for another to be worth it, in percent. At 75 the downtime
+	// that it saves is a quarter of a round.
+	worthwhile = 75
+)
+
+// DefaultPolicy stops where stock Xen does, at fewer than 50 dirty pages or
+// after 5 rounds, but goes on beyond these as long as the rounds converge: each
+// costs less than the one before, and all that it saves is downtime.
+func DefaultPolicy(rounds []RoundStats) bool {
+	last := rounds[len(rounds)-1]
+	switch {
+	case last.Dirty < StockTargetDirty || len(rounds) >= mostRounds:
+		return true
+	case len(rounds) < StockMaxRounds:
+		return false
+	}
+	return last.Dirty*100 > last.Pages*worthwhile
 }

@@ -83,7 +83,7 @@ func (p *pageReader) roundEnd(h savefmt.Header, in *frameReader) error {
 	if pages != p.got {
 		return fmt.Errorf("%w: round %d had %d pages here, the source sent %d", ErrCorrupt, p.round, p.got, pages)
 	}
-	p.round, p.got, p.ended = p.round+1, 0, h.Flags&savefmt.FlagLast != 0
+	p.round, p.got = p.round+1, 0
 	if err := p.barrier.wait(); err != nil {
 		return err
 	}
@@ -93,8 +93,8 @@ func (p *pageReader) roundEnd(h savefmt.Header, in *frameReader) error {
 	if err := p.barrier.wait(); err != nil { // the next round may change what was copied
 		return err
 	}
-	p.mem.roundDone()
-	return nil
+	p.ended = h.Flags&savefmt.FlagLast != 0
+	return p.mem.roundDone(h.Round, h.Flags)
 }
 
 func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {

@@ -43,7 +43,7 @@ type SaveOptions struct {
 	Config    []byte    // write this configuration instead of Domain.Config, if set
 	Live      bool      // copy in rounds while the guest runs, suspend for the rest only
 	Verify    bool      // write all memory a second time, for the reader to compare
-	Policy    Policy    // when to suspend, with Live; default StockPolicy
+	Policy    Policy    // when to suspend, with Live; default DefaultPolicy
 	After     AfterSave // default AfterDestroy
 	KeepDomid bool      // put the domid into the configuration
 	// Codec makes a container of blocks compressed with it; nil is what stock
@@ -136,7 +136,7 @@ func Save(ctx context.Context, host Host, dom Domain, to SaveTarget, opts SaveOp
 func newSave(host Host, dom Domain, to SaveTarget, opts SaveOptions) *save {
 	opts.Limits = opts.Limits.WithDefaults()
 	if opts.Policy == nil {
-		opts.Policy = StockPolicy
+		opts.Policy = DefaultPolicy
 	}
 	if opts.After == "" {
 		opts.After = AfterDestroy

@@ -23,7 +23,7 @@ type SourceOptions struct {
 	Config      []byte   // send this configuration instead of Domain.Config, if set
 	Data        DataMode // default DataTLS
 	Pipe        PipeOptions
-	Policy      Policy // default StockPolicy
+	Policy      Policy // default DefaultPolicy
 	Verify      bool   // send everything once more while suspended, to be compared
 	MemoryHash  bool   // compare a hash of all memory, taken while suspended
 	LeavePaused bool   // do not let it run at the destination
@@ -90,7 +90,7 @@ type source struct {
 func Migrate(ctx context.Context, host Host, dom Domain, link *Link, opts SourceOptions) (*Report, error) {
 	opts.Limits = opts.Limits.WithDefaults()
 	if opts.Policy == nil {
-		opts.Policy = StockPolicy
+		opts.Policy = DefaultPolicy
 	}
 	if opts.Data == "" {
 		opts.Data = DataTLS
@@ -183,7 +183,7 @@ func (s *source) hello(ctx context.Context) error {
 		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
 		ID: s.report.ID, Host: host.Name, Guest: info, Pages: s.dom.Pages(), Config: config,
 		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
-		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early,
+		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true,
 	}})
 	if err != nil {
 		return err
@@ -227,7 +227,7 @@ func (s *source) connect(ctx context.Context) error {
 	}
 	var outs []frameWriter
 	for _, c := range s.conns {
-		outs = append(outs, newConnWriter(c))
+		outs = append(outs, newConnWriter(c, s.opts.Limits.Silence))
 	}
 	if len(outs) == 0 {
 		s.report.Data = "control connection"
@@ -304,6 +304,9 @@ func (s *source) liveRound(ctx context.Context) (RoundStats, error) {
 	stats, err := s.sendRound(ctx, savefmt.FlagLive)
 	if err == nil && stats.Round == 0 {
 		err = s.askForDevices(ctx)
+	}
+	if err == nil {
+		err = s.awaitStored(ctx, &stats)
 	}
 	return stats, err
 }

@@ -23,7 +23,8 @@ up() {
   local pair=${1%:*} variant=
   [[ $1 != *:* ]] || variant=${1#*:}
   local a=${pair%+*} b=${pair#*+}
-  if [[ -n ${XENFERRY_LAB_KEEP:-} ]] && grep -qs "\"A\": {\"release\": \"$a\".*\"B\": {\"release\": \"$b\"" "$RUN/lab.json" &&
+  # QEMU removes its pid file when it ends.
+  if [[ -n ${XENFERRY_LAB_KEEP:-} && -f $RUN/hostA.pid && -f $RUN/hostB.pid ]] && grep -qs "\"A\": {\"release\": \"$a\".*\"B\": {\"release\": \"$b\"" "$RUN/lab.json" &&
     grep -qs "\"hypervisor\": \"${variant:-stock}\"" "$RUN/lab.json"; then
     "$LAB_DIR/install.sh"
   else

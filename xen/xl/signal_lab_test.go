@@ -45,8 +45,8 @@ func TestSignals(t *testing.T) {
 	l := startLoad(t, *signalClients)
 	result := signal.Signals{Clients: *signalClients}
 	for range *signalRounds {
-		result.Event = append(result.Event, measure(t, d, p, byEvent))
-		result.Watch = append(result.Watch, measure(t, d, p, byWatch))
+		result.Event = append(result.Event, measure(t, d, p, l, byEvent))
+		result.Watch = append(result.Watch, measure(t, d, p, l, byWatch))
 	}
 	result.Requests = l.stop(t)
 	writeFigures(t, result)
@@ -84,8 +84,9 @@ func heardOf(ctx context.Context, s *suspender, wait func(context.Context) error
 	}
 }
 
-// measure suspends the guest once and resumes it.
-func measure(t *testing.T, d *domain, p *poller, by signalled) signal.Sample {
+// measure suspends the guest once under the load, and resumes it without: until
+// it runs again takes a minute under load, and is not what is measured.
+func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.Sample {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), signalLimit)
 	defer cancel()
@@ -102,14 +103,19 @@ func measure(t *testing.T, d *domain, p *poller, by signalled) signal.Sample {
 	if err := end(); err != nil {
 		t.Error(err)
 	}
+	l.pause(t)
 	mustResume(t, d)
 	settle(t)
+	l.goOn(t)
+	time.Sleep(loadRise + rand.N(loadRise)) // so that no suspend keeps step with the load
 	return x
 }
 
+// loadRise is enough for all clients to be at work again.
+const loadRise = 200 * time.Millisecond
+
 // settle waits until the guest's programs run again, as its kernel drops what
-// it is asked before; and for a random time more, so that no suspend keeps step
-// with the load.
+// it is asked before.
 func settle(t *testing.T) {
 	t.Helper()
 	const beats = 2 // of the guest: one may have been on its way
@@ -127,7 +133,6 @@ func settle(t *testing.T) {
 			t.Fatalf("the guest has printed nothing for %v: it hangs", signalLimit)
 		}
 	}
-	time.Sleep(rand.N(200 * time.Millisecond))
 }
 
 func writeFigures(t *testing.T, figures any) {
@@ -153,6 +158,10 @@ func TestSavesUnderLoad(t *testing.T) {
 	for range *signalRounds {
 		for _, tool := range []string{"xl", "xenferry"} {
 			one := saveOnce(t, tool, name)
+			l.pause(t)
+			bringBack(t, name)
+			l.goOn(t)
+			time.Sleep(loadRise + rand.N(loadRise))
 			t.Logf("%s: %v %s", tool, one.Took.Round(time.Millisecond), one.Error)
 			result.Saves = append(result.Saves, one)
 		}
@@ -176,7 +185,6 @@ func saveOnce(t *testing.T, tool, guest string) signal.Save {
 	if err != nil {
 		one.Error = err.Error() + ": " + string(out)
 	}
-	bringBack(t, guest)
 	return one
 }
 

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -56,7 +58,8 @@ func hammer(path string) {
 
 // load is a number of clients that hammer xenstored.
 type load struct {
-	begun   time.Time
+	begun   time.Time     // to hammer, the last time
+	worked  time.Duration // before that
 	clients []*client
 }
 
@@ -92,11 +95,32 @@ func startLoad(t *testing.T, clients int) *load {
 	return l
 }
 
+// pause stops the clients until they are told to go on.
+func (l *load) pause(t *testing.T) {
+	l.signal(t, unix.SIGSTOP)
+	l.worked += time.Since(l.begun)
+}
+
+func (l *load) goOn(t *testing.T) {
+	l.signal(t, unix.SIGCONT)
+	l.begun = time.Now()
+}
+
+func (l *load) signal(t *testing.T, sig unix.Signal) {
+	t.Helper()
+	for _, c := range l.clients {
+		if err := c.cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // stop ends the clients and returns how many requests xenstored has answered
 // them in a second.
 func (l *load) stop(t *testing.T) (requests int) {
 	t.Helper()
-	took := time.Since(l.begun)
+	took := l.worked + time.Since(l.begun)
+	l.signal(t, unix.SIGCONT) // a measurement may have failed in a pause
 	for _, c := range l.clients {
 		c.stdin.Close()
 	}
