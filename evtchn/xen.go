@@ -29,19 +29,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// xenChannel is a Channel of libxenevtchn. Its descriptor is read only by
-// xenevtchn_pending; Go's poller, through a duplicate, says when.
+// xenChannel is a Channel of libxenevtchn. A Wait has a thread for itself in
+// poll(2), without Go's poller between it and the event: what is waited for is
+// a guest's stop, and each hop costs downtime.
 type xenChannel struct {
-	poll   *os.File // a duplicate of the descriptor, non-blocking as the original then is
-	closed atomic.Bool
+	closed  atomic.Bool
+	closing int // an eventfd that ends a Wait
 
 	mu  sync.RWMutex // held for reading while xce is in use
 	xce *C.xenevtchn_handle
@@ -53,15 +52,24 @@ func Open() (Channel, error) {
 	if xce == nil {
 		return nil, fmt.Errorf("evtchn: open the event channel device (/dev/xen/evtchn): %w: is this a Xen dom0, and are you root?", err)
 	}
-	fd, err := unix.FcntlInt(uintptr(C.xenevtchn_fd(xce)), unix.F_DUPFD_CLOEXEC, 0)
+	err = unix.SetNonblock(int(C.xenevtchn_fd(xce)), true)
+	closing := -1
 	if err == nil {
-		err = unix.SetNonblock(fd, true)
+		closing, err = newEventfd()
 	}
 	if err != nil {
 		C.xenevtchn_close(xce)
 		return nil, fmt.Errorf("evtchn: prepare the event channel descriptor: %w", err)
 	}
-	return &xenChannel{poll: os.NewFile(uintptr(fd), "/dev/xen/evtchn"), xce: xce}, nil
+	return &xenChannel{closing: closing, xce: xce}, nil
+}
+
+func newEventfd() (int, error) { return unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) }
+
+// set makes an eventfd readable.
+func set(eventfd int) {
+	one := [8]byte{1}
+	_, _ = unix.Write(eventfd, one[:]) // it fails only where it is readable already
 }
 
 // use runs f with the handle, which stays open meanwhile.
@@ -87,51 +95,50 @@ func (c *xenChannel) BindInterdomain(domid uint32, remote Port) (Port, error) {
 }
 
 func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
-	conn, err := c.poll.SyscallConn()
+	c.mu.RLock() // Close ends this before it takes the handle away
+	defer c.mu.RUnlock()
+	ended, err := newEventfd()
 	if err != nil {
-		return 0, ErrClosed
+		return 0, fmt.Errorf("evtchn: wait: %w", err)
 	}
-	defer c.until(ctx)()
-	var port Port
-	var readErr error
-	err = conn.Read(func(uintptr) bool {
-		port, readErr = c.pending()
-		return !errors.Is(readErr, unix.EAGAIN)
-	})
-	switch {
-	case err == nil:
-		return port, readErr
-	case c.closed.Load():
-		return 0, ErrClosed
-	case ctx.Err() != nil:
-		return 0, context.Cause(ctx)
+	defer unix.Close(ended)
+	defer c.until(ctx, ended)()
+	for {
+		if c.closed.Load() {
+			return 0, ErrClosed
+		}
+		n, err := C.xenevtchn_pending(c.xce)
+		switch {
+		case n >= 0:
+			return Port(n), nil
+		case !errors.Is(err, unix.EAGAIN):
+			return 0, fmt.Errorf("evtchn: read pending port: %w", err)
+		case ctx.Err() != nil:
+			return 0, context.Cause(ctx)
+		}
+		fds := []unix.PollFd{
+			{Fd: int32(C.xenevtchn_fd(c.xce)), Events: unix.POLLIN},
+			{Fd: int32(ended), Events: unix.POLLIN},
+			{Fd: int32(c.closing), Events: unix.POLLIN},
+		}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return 0, fmt.Errorf("evtchn: wait: %w", err)
+		}
 	}
-	return 0, fmt.Errorf("evtchn: wait: %w", err)
 }
 
-// until makes reads end when ctx ends. After stop it has no effect any more,
-// not even a late one on the next Wait.
-func (c *xenChannel) until(ctx context.Context) (stop func()) {
-	_ = c.poll.SetReadDeadline(time.Time{}) // fails only on a closed file, as the read then does
+// until sets eventfd when ctx ends. After stop it does not any more.
+func (*xenChannel) until(ctx context.Context, eventfd int) (stop func()) {
 	done := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() {
 		defer close(done)
-		_ = c.poll.SetReadDeadline(time.Unix(1, 0))
+		set(eventfd)
 	})
 	return func() {
 		if !cancel() {
 			<-done
 		}
 	}
-}
-
-// pending reads the next port that has fired, or EAGAIN.
-func (c *xenChannel) pending() (Port, error) {
-	p, err := c.use("read pending port", func(x *C.xenevtchn_handle) (C.int, error) {
-		n, err := C.xenevtchn_pending(x)
-		return C.int(n), err
-	})
-	return Port(p), err
 }
 
 func (c *xenChannel) Unmask(local Port) error {
@@ -159,13 +166,13 @@ func (c *xenChannel) Unbind(local Port) error {
 }
 
 func (c *xenChannel) Close() error {
-	c.closed.Store(true)
-	c.poll.Close() // ends a Wait
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.xce == nil {
+	if c.closed.Swap(true) {
 		return nil
 	}
+	set(c.closing)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	unix.Close(c.closing)
 	rc, err := C.xenevtchn_close(c.xce)
 	c.xce = nil
 	if rc != 0 {

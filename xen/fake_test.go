@@ -185,6 +185,8 @@ func (d *fakeDomain) CleanDirty(ctx context.Context, bm Bitmap, final bool) (Dir
 	if !final {
 		d.work() // what it wrote while the round was sent
 	}
+	d.looked.Lock()
+	defer d.looked.Unlock()
 	copy(bm, d.dirty)
 	clear(d.dirty)
 	return DirtyStats{Dirty: bm.Count()}, nil

@@ -337,32 +337,77 @@ func (s *source) endRound(stats RoundStats) {
 	s.emit(Event{Kind: EventRound, Round: &stats})
 }
 
-// suspend asks the guest to suspend, and sends the pages that are known to be
-// dirty while it takes its time to do so: they are not part of the downtime. If
-// it is quicker, they are sent all the same, as they would have to be.
+// suspend asks the guest to suspend, and goes on with live rounds while it takes
+// its time to do so: what they carry is not part of the downtime. If it is
+// quicker, the pages are sent all the same, as they would have to be.
 func (s *source) suspend(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var stats RoundStats
+	runs, stopped := context.WithCancelCause(ctx)
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		var err error
-		if stats, err = s.sendRound(ctx, savefmt.FlagLive); err != nil {
+		if err := s.roundsWhile(ctx, runs); err != nil {
 			cancel(err) // the first cause stays
 		}
 	}()
 	if err := s.stop(ctx); err != nil {
 		cancel(err)
 	}
+	stopped(errStopped)
 	suspended := time.Now()
 	<-sent
-	s.endRound(stats)
 	if context.Cause(ctx) == nil {
 		s.watch.add("device model stops", s.stopped, suspended)
 		s.watch.note("rest of the live round", suspended)
 	}
 	return context.Cause(ctx)
+}
+
+// The pause between two rounds while the guest has not suspended yet: it grows,
+// so that one which takes long costs no more rounds than it is worth.
+const (
+	leastPause = 2 * time.Millisecond
+	mostPause  = 50 * time.Millisecond
+)
+
+// errStopped ends what is done while the guest has not suspended yet.
+var errStopped = errors.New("the guest has suspended")
+
+// roundsWhile sends live rounds until runs has ended with errStopped: first what is known to be
+// dirty, then what is written meanwhile.
+func (s *source) roundsWhile(ctx, runs context.Context) error {
+	pause := leastPause
+	for {
+		stats, err := s.sendRound(ctx, savefmt.FlagLive)
+		if err != nil {
+			return err
+		}
+		err = s.awaitStored(runs, &stats)
+		for err == nil && stats.Dirty == 0 {
+			stats.Dirty, err = s.dirtyAfter(runs, pause)
+			pause = min(2*pause, mostPause)
+		}
+		s.endRound(stats)
+		switch {
+		case errors.Is(err, errStopped): // what is in s.dirty was sent
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// dirtyAfter puts what the guest has written into s.dirty, after a pause, and
+// leaves it as it is when ctx ends before.
+func (s *source) dirtyAfter(ctx context.Context, pause time.Duration) (uint64, error) {
+	select {
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	case <-time.After(pause):
+	}
+	found, err := s.dom.CleanDirty(ctx, s.dirty, false)
+	return found.Dirty, err
 }
 
 // stop suspends the guest.

@@ -40,7 +40,7 @@ func saveCommand() *cli.Command {
 			&cli.BoolFlag{Name: "live", Usage: "copy memory while the guest runs, and suspend it for the rest only; the file gets larger, the pause shorter"},
 			&cli.BoolFlag{Name: "z", Usage: "compress; the file is then for xenferry restore, or xenferry convert"},
 			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: "compress with `codec`: s2, zstd or zlib; implies -z"},
-			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to suspend"},
+			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to answer the suspend request; one that has then gets 25s more"},
 			jsonFlag,
 		},
 		OnUsageError: usageError,

@@ -24,8 +24,11 @@ func (d *domain) Suspend(ctx context.Context) error {
 	if err != nil {
 		return goneOr(err)
 	}
-	err = suspendGuest(ctx, g)
-	d.stoppedAt = time.Now()
+	err = urgently(func() error {
+		err := suspendGuest(ctx, g)
+		d.stoppedAt = time.Now()
+		return err
+	})
 	if err != nil {
 		err = errors.Join(err, g.portErr)
 	}
@@ -37,6 +40,11 @@ func (d *domain) Suspend(ctx context.Context) error {
 	}
 	if d.qemu == nil {
 		return nil
+	}
+	if ctx.Err() != nil { // it has suspended late
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), closeLimit)
+		defer cancel()
 	}
 	if err := d.qemu.stop(ctx); err != nil {
 		return d.undoSuspend(ctx, fmt.Errorf("domain %d: stop QEMU: %w", d.domid, err))

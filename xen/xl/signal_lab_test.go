@@ -92,13 +92,18 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 	defer cancel()
 	s, wait, end := by(t, d)
 	p.begin(t)
-	if err := s.request(); err != nil {
-		t.Fatal(err)
-	}
-	if err := heardOf(ctx, s, wait); err != nil {
+	var x signal.Sample
+	err := urgently(func() error {
+		if err := s.request(); err != nil {
+			return err
+		}
+		err := heardOf(ctx, s, wait)
+		x.Known = monotonic()
+		return err
+	})
+	if err != nil {
 		t.Fatalf("no signal of the suspend: %v", err)
 	}
-	x := signal.Sample{Known: monotonic()}
 	x.Running, x.Stopped = p.answer(t)
 	if err := end(); err != nil {
 		t.Error(err)

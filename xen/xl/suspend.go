@@ -17,8 +17,8 @@ const (
 	// of a guest's destruction or crash there is none.
 	suspendPoll = 250 * time.Millisecond
 	// suspendGrace is how long a guest that has taken the request, and so
-	// cannot be stopped any more, may need after the caller has given up.
-	// Linux gives its own processes 20 s to freeze.
+	// cannot be stopped any more, may need after ctx has ended. Linux gives
+	// its own processes 20 s to freeze.
 	suspendGrace = 25 * time.Second
 	// portPatience is how long a guest that was asked through its own port may
 	// take before it is asked in the common way as well. One that hears the
@@ -49,7 +49,9 @@ type suspendable interface {
 // suspendGuest brings the guest to a halt with reason suspend. Only the state
 // of the domain counts as success, whatever anything else reports. When ctx
 // ends first, the request is taken back and the error wraps
-// xen.ErrSuspendRefused; a guest that suspends all the same is resumed.
+// xen.ErrSuspendRefused. A guest that has taken it by then suspends all the
+// same: that counts where only the time was over, as until then it has run;
+// after a cancel it is resumed.
 func suspendGuest(ctx context.Context, g suspendable) error {
 	switch f, err := g.flags(); {
 	case err != nil:
@@ -149,6 +151,8 @@ func giveUp(ctx context.Context, g suspendable, byPort bool) error {
 	ended := late.Err() != nil
 	cancel()
 	switch {
+	case err == nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil
 	case err == nil:
 		resumeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resumeLimit)
 		defer cancel()

@@ -8,6 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,10 +36,11 @@ func TestSignals(t *testing.T) {
 	}
 	rounds := roundsOr(t, 30)
 	l := Open(t)
-	// With the processor of dom0 that is not the poller's; few devices and
-	// little work, as only its suspend matters.
+	// With the processor of dom0 that is not the poller's, and as much of it as
+	// dom0 where both want it; few devices and little work, as only its suspend
+	// matters.
 	g := l.CreateGuest(t, l.A, "signal", GuestOptions{
-		NoDisk: true, Alone: true, MemoryMB: 128, Config: []string{`vif=[]`, `cpus="0"`},
+		NoDisk: true, Alone: true, MemoryMB: 128, Config: []string{`vif=[]`, `cpus="0"`, "cpu_weight=2048"},
 		Args: []string{"xfg.net=none", "xfg.mem=16", "xfg.workload=idle", "xfg.verify=64kB"},
 	})
 	doc := &signal.Document{Started: time.Now(), Xen: l.A.Release}
@@ -60,6 +65,7 @@ func TestSignals(t *testing.T) {
 
 // measureSignals fills doc as far as it comes.
 func (g *Guest) measureSignals(t *testing.T, doc *signal.Document, rounds int) error {
+	defer g.Lab.B.freeze(t)() // it has no part in this, and takes its share of this machine
 	for _, clients := range signalLoads {
 		all := signal.Signals{Clients: clients}
 		for done := 0; done < rounds; done += perCommand {
@@ -89,6 +95,27 @@ func (g *Guest) measureSignals(t *testing.T, doc *signal.Document, rounds int) e
 		t.Logf("%d clients: %d of %d saves by each", heaviest, done+n, saves)
 	}
 	return nil
+}
+
+// freeze stops a host's QEMU until thaw is called.
+func (h *Host) freeze(t *testing.T) (thaw func()) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(os.Getenv("XENFERRY_LAB_RUN"), h.Name+".pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // mean adds a figure of more rounds to the mean of those before.
