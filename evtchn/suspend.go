@@ -35,6 +35,7 @@ type Suspend struct {
 	ch    Channel
 	domid uint32
 	local Port
+	fired Port // by the last Wait, and masked since; 0 for none
 }
 
 // SubscribeSuspend subscribes to the suspend of domid, for a caller in the
@@ -94,12 +95,18 @@ func (s *Suspend) drain() error {
 
 // Wait returns nil when the domain may have suspended: look at its state then,
 // and wait again if it has not. Its error is ctx's cause when ctx ends first.
+// The port is unmasked by the next Wait, which an event in between then ends:
+// between a guest's stop and our knowing it nothing is done that can wait.
 func (s *Suspend) Wait(ctx context.Context) error {
-	port, err := s.ch.Wait(ctx)
-	if err != nil {
-		return err
+	if s.fired != 0 {
+		if err := s.ch.Unmask(s.fired); err != nil {
+			return err
+		}
+		s.fired = 0
 	}
-	return s.ch.Unmask(port)
+	var err error
+	s.fired, err = s.ch.Wait(ctx)
+	return err
 }
 
 // Close takes the subscription back and closes the channel. Idempotent.

@@ -41,6 +41,7 @@ import (
 type xenChannel struct {
 	closed  atomic.Bool
 	closing int // an eventfd that ends a Wait
+	ended   int // another, for the end of its context
 
 	mu  sync.RWMutex // held for reading while xce is in use
 	xce *C.xenevtchn_handle
@@ -53,23 +54,28 @@ func Open() (Channel, error) {
 		return nil, fmt.Errorf("evtchn: open the event channel device (/dev/xen/evtchn): %w: is this a Xen dom0, and are you root?", err)
 	}
 	err = unix.SetNonblock(int(C.xenevtchn_fd(xce)), true)
-	closing := -1
-	if err == nil {
-		closing, err = newEventfd()
+	c := &xenChannel{closing: -1, ended: -1, xce: xce}
+	for _, fd := range []*int{&c.closing, &c.ended} {
+		if err == nil {
+			*fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		}
 	}
 	if err != nil {
-		C.xenevtchn_close(xce)
-		return nil, fmt.Errorf("evtchn: prepare the event channel descriptor: %w", err)
+		return nil, errors.Join(fmt.Errorf("evtchn: prepare the event channel descriptor: %w", err), c.Close())
 	}
-	return &xenChannel{closing: closing, xce: xce}, nil
+	return c, nil
 }
 
-func newEventfd() (int, error) { return unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) }
-
-// set makes an eventfd readable.
+// set makes an eventfd readable, and reset takes that back. Neither can fail in
+// a way that matters: it is so already.
 func set(eventfd int) {
 	one := [8]byte{1}
-	_, _ = unix.Write(eventfd, one[:]) // it fails only where it is readable already
+	_, _ = unix.Write(eventfd, one[:])
+}
+
+func reset(eventfd int) {
+	var n [8]byte
+	_, _ = unix.Read(eventfd, n[:])
 }
 
 // use runs f with the handle, which stays open meanwhile.
@@ -97,12 +103,10 @@ func (c *xenChannel) BindInterdomain(domid uint32, remote Port) (Port, error) {
 func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
 	c.mu.RLock() // Close ends this before it takes the handle away
 	defer c.mu.RUnlock()
-	ended, err := newEventfd()
-	if err != nil {
-		return 0, fmt.Errorf("evtchn: wait: %w", err)
+	if !c.closed.Load() {
+		reset(c.ended)
 	}
-	defer unix.Close(ended)
-	defer c.until(ctx, ended)()
+	defer c.until(ctx)()
 	for {
 		if c.closed.Load() {
 			return 0, ErrClosed
@@ -118,7 +122,7 @@ func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
 		}
 		fds := []unix.PollFd{
 			{Fd: int32(C.xenevtchn_fd(c.xce)), Events: unix.POLLIN},
-			{Fd: int32(ended), Events: unix.POLLIN},
+			{Fd: int32(c.ended), Events: unix.POLLIN},
 			{Fd: int32(c.closing), Events: unix.POLLIN},
 		}
 		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
@@ -127,12 +131,12 @@ func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
 	}
 }
 
-// until sets eventfd when ctx ends. After stop it does not any more.
-func (*xenChannel) until(ctx context.Context, eventfd int) (stop func()) {
+// until ends a Wait when ctx ends. After stop it does not any more.
+func (c *xenChannel) until(ctx context.Context) (stop func()) {
 	done := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() {
 		defer close(done)
-		set(eventfd)
+		set(c.ended)
 	})
 	return func() {
 		if !cancel() {
@@ -172,7 +176,11 @@ func (c *xenChannel) Close() error {
 	set(c.closing)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	unix.Close(c.closing)
+	for _, fd := range []int{c.closing, c.ended} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 	rc, err := C.xenevtchn_close(c.xce)
 	c.xce = nil
 	if rc != 0 {

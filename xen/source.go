@@ -364,11 +364,14 @@ func (s *source) suspend(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// The pause between two rounds while the guest has not suspended yet: it grows,
-// so that one which takes long costs no more rounds than it is worth.
+// The pause between two rounds while the guest has not suspended yet. It grows,
+// so that one which takes long costs no more rounds than it is worth; and it is
+// idleShare times what the round took, as on a busy host the guest waits for
+// the processor that these rounds would take from it.
 const (
 	leastPause = 2 * time.Millisecond
 	mostPause  = 50 * time.Millisecond
+	idleShare  = 4
 )
 
 // errStopped ends what is done while the guest has not suspended yet.
@@ -379,13 +382,15 @@ var errStopped = errors.New("the guest has suspended")
 func (s *source) roundsWhile(ctx, runs context.Context) error {
 	pause := leastPause
 	for {
+		begun := time.Now()
 		stats, err := s.sendRound(ctx, savefmt.FlagLive)
 		if err != nil {
 			return err
 		}
 		err = s.awaitStored(runs, &stats)
+		idle := idleShare * time.Since(begun)
 		for err == nil && stats.Dirty == 0 {
-			stats.Dirty, err = s.dirtyAfter(runs, pause)
+			stats.Dirty, err = s.dirtyAfter(runs, max(pause, idle))
 			pause = min(2*pause, mostPause)
 		}
 		s.endRound(stats)

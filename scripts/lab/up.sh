@@ -30,7 +30,7 @@ CPUS=1
 if [[ -n ${XENFERRY_LAB_OBSERVER:-} ]]; then
   CPUS=2
   XEN_ARGS+=" dom0_vcpus_pin"
-  DOM0_ARGS+=" isolcpus=1 irqaffinity=0"
+  DOM0_ARGS+=" isolcpus=1 nohz_full=1 irqaffinity=0"
 fi
 
 start() { # start A|B RELEASE LINK: LINK is QEMU's end of the private link

@@ -10,11 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -28,20 +27,35 @@ const (
 func init() { roles[clientEnv] = hammer }
 
 // hammer changes a node of its own in a transaction and reads it, over and over
-// as fast as xenstored answers, until its stdin ends. It prints a line when it
-// has begun, and in the end how often.
+// as fast as xenstored answers, until its stdin ends; between a clientPause and a
+// clientGoOn on it, it rests. It prints a line when it has begun, and in the end
+// how often.
 func hammer(path string) {
 	s, err := openStore()
 	if err != nil {
 		fatal("client", err)
 	}
 	var stop atomic.Bool
+	var turn sync.Mutex // held by the turn, or while it rests
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		stop.Store(true)
+		told, rests := make([]byte, 1), false
+		for !stop.Load() {
+			n, _ := os.Stdin.Read(told)
+			stop.Store(n == 0)
+			switch rest := n > 0 && told[0] == clientPause; {
+			case rest && !rests:
+				turn.Lock()
+			case rests && !rest:
+				turn.Unlock()
+			default:
+				continue
+			}
+			rests = !rests
+		}
 	}()
 	turns := 0
 	for ; !stop.Load(); turns++ {
+		turn.Lock()
 		err := s.update(path, func(string) (string, bool) { return strconv.Itoa(turns), true })
 		if err == nil {
 			_, _, err = s.read(path)
@@ -52,6 +66,7 @@ func hammer(path string) {
 		if turns == 0 {
 			fmt.Println("begun")
 		}
+		turn.Unlock()
 	}
 	fmt.Println(turns)
 }
@@ -65,7 +80,7 @@ type load struct {
 
 type client struct {
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
 	lines *bufio.Scanner
 }
 
@@ -95,21 +110,29 @@ func startLoad(t *testing.T, clients int) *load {
 	return l
 }
 
-// pause stops the clients until they are told to go on.
+// What a client is told.
+const (
+	clientPause = 'p'
+	clientGoOn  = 'g'
+)
+
+// pause lets the clients rest until they are told to go on. (A signal would
+// stop one in the middle of a message, for which xenstored waits with all
+// others.)
 func (l *load) pause(t *testing.T) {
-	l.signal(t, unix.SIGSTOP)
+	l.tell(t, clientPause)
 	l.worked += time.Since(l.begun)
 }
 
 func (l *load) goOn(t *testing.T) {
-	l.signal(t, unix.SIGCONT)
+	l.tell(t, clientGoOn)
 	l.begun = time.Now()
 }
 
-func (l *load) signal(t *testing.T, sig unix.Signal) {
+func (l *load) tell(t *testing.T, what byte) {
 	t.Helper()
 	for _, c := range l.clients {
-		if err := c.cmd.Process.Signal(sig); err != nil {
+		if _, err := c.stdin.Write([]byte{what}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,7 +143,6 @@ func (l *load) signal(t *testing.T, sig unix.Signal) {
 func (l *load) stop(t *testing.T) (requests int) {
 	t.Helper()
 	took := l.worked + time.Since(l.begun)
-	l.signal(t, unix.SIGCONT) // a measurement may have failed in a pause
 	for _, c := range l.clients {
 		c.stdin.Close()
 	}

@@ -4,18 +4,14 @@ package xl
 
 import (
 	"encoding/binary"
-	"fmt"
 	"os"
 	"os/exec"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/xenferry/xenferry/xenctrl"
 )
 
 const (
@@ -43,12 +39,11 @@ func monotonic() int64 {
 // and with the start of its last look that did not see that and the end of the
 // first that did.
 func poll(arg string) {
-	debug.SetGCPercent(-1) // it has nothing to collect
 	domid, err := strconv.ParseUint(arg, 10, 32)
 	if err != nil {
 		fatal("poller", err)
 	}
-	xc, err := xenctrl.Open()
+	look, err := openLook(uint32(domid))
 	if err != nil {
 		fatal("poller", err)
 	}
@@ -60,7 +55,7 @@ func poll(arg string) {
 			}
 			return // the test has ended
 		}
-		running, stopped, err := pollOnce(xc, uint32(domid))
+		running, stopped, err := look.untilStop(pollerFd)
 		if err != nil {
 			fatal("poller", err)
 		}
@@ -68,28 +63,6 @@ func poll(arg string) {
 		answer = binary.LittleEndian.AppendUint64(answer, uint64(stopped))
 		if _, err := unix.Write(pollerFd, answer); err != nil {
 			fatal("poller", err)
-		}
-	}
-}
-
-func pollOnce(xc *xenctrl.Handle, domid uint32) (running, stopped int64, err error) {
-	for {
-		start := monotonic()
-		d, err := xc.Domain(domid)
-		switch {
-		case err != nil:
-			return 0, 0, err
-		case !d.Flags.Suspended():
-			if running == 0 {
-				if _, err := unix.Write(pollerFd, []byte{'r'}); err != nil {
-					return 0, 0, err
-				}
-			}
-			running = start
-		case running == 0:
-			return 0, 0, fmt.Errorf("domain %d is suspended already", domid)
-		default:
-			return running, monotonic(), nil
 		}
 	}
 }
