@@ -2,6 +2,7 @@ package xen
 
 import (
 	"fmt"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,14 +106,13 @@ func (b atomicBitmap) put(pfn uint64, on bool) {
 
 // settled returns an error unless every page arrived as it was sent.
 func (m *memory) settled() error {
-	count, first := 0, uint64(0)
-	for pfn := range m.pages {
-		if m.suspect.has(pfn) {
-			if count == 0 {
-				first = pfn
-			}
-			count++
+	count, first := 0, 0
+	for i := range m.suspect { // in the downtime: a word at a time
+		word := m.suspect[i].Load()
+		if word != 0 && count == 0 {
+			first = i*64 + bits.TrailingZeros64(word)
 		}
+		count += bits.OnesCount64(word)
 	}
 	if count > 0 {
 		return fmt.Errorf("%w: %d pages arrived damaged and were not sent again, the first is pfn %#x", ErrCorrupt, count, first)
