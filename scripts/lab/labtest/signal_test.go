@@ -77,7 +77,9 @@ func (g *Guest) measureSignals(t *testing.T, doc *signal.Document, rounds int) e
 			all.Event = append(all.Event, some.Event...)
 			all.Watch = append(all.Watch, some.Watch...)
 			all.Requests = mean(all.Requests, done, some.Requests, len(some.Event))
-			t.Logf("%d clients: %d of %d rounds", clients, len(all.Event), rounds)
+			event, watch := all.EventSpread(), all.WatchSpread()
+			t.Logf("%d clients: %d of %d rounds; p50 and p99: event %v, %v, watch %v, %v; doubt at most %v",
+				clients, len(all.Event), rounds, event.P50, event.P99, watch.P50, watch.P99, all.Doubt())
 		}
 		doc.Signals = append(doc.Signals, all)
 	}
