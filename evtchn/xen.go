@@ -101,11 +101,12 @@ func (c *xenChannel) BindInterdomain(domid uint32, remote Port) (Port, error) {
 }
 
 func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
-	c.mu.RLock() // Close ends this before it takes the handle away
+	c.mu.RLock() // Close ends this before it takes handle and descriptors away
 	defer c.mu.RUnlock()
-	if !c.closed.Load() {
-		reset(c.ended)
+	if c.closed.Load() {
+		return 0, ErrClosed
 	}
+	reset(c.ended)
 	defer c.until(ctx)()
 	for {
 		if c.closed.Load() {

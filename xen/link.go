@@ -28,8 +28,8 @@ const (
 
 // Link is the control connection between the two ends of a migration. One
 // goroutine reads it, any may write. Its context ends with a cause as soon as
-// the other end gives up, falls silent, takes nothing, is lost or sends nonsense; what this end
-// has to say about that can still be written.
+// the other end gives up, falls silent, takes nothing, is lost or sends
+// nonsense; what this end has to say about that can still be written.
 type Link struct {
 	rw     io.ReadWriteCloser
 	limits Limits

@@ -377,8 +377,8 @@ const (
 // errStopped ends what is done while the guest has not suspended yet.
 var errStopped = errors.New("the guest has suspended")
 
-// roundsWhile sends live rounds until runs has ended with errStopped: first what is known to be
-// dirty, then what is written meanwhile.
+// roundsWhile sends live rounds until runs has ended with errStopped: first what
+// is known to be dirty, then what is written meanwhile.
 func (s *source) roundsWhile(ctx, runs context.Context) error {
 	pause := leastPause
 	for {
