@@ -1,3 +1,5 @@
+//go:build xen
+
 package xl
 
 import (
