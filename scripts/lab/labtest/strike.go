@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/xenferry/xenferry/scripts/lab/xfg"
 )
 
 // Patterns of the programs on the hosts, for pkill -f.
@@ -108,7 +110,7 @@ func (s *strike) when(t testing.TB) time.Time {
 
 // Away is what a listener has heard of a guest around a moment.
 type Away struct {
-	Gap   time.Duration // the longest silence that ended after it
+	Gap   time.Duration // the longest silence in which it fell, or that began right after it
 	Until time.Duration // from the moment until that ended; 0 if it was not away
 }
 
@@ -124,18 +126,23 @@ func (a Away) String() string {
 }
 
 // Around returns how long the guest was away around a moment, as the listener on
-// a host has heard it since the last Mark.
+// a host has heard it since the last Mark. A silence that begins later is not
+// the blow's: a busy host makes them at any time.
 func (g *Guest) Around(t testing.TB, h *Host, at time.Time) Away {
 	t.Helper()
 	f := g.Flow(t, h)
 	if f == nil {
 		t.Fatalf("nothing was heard of %s on %s", g.Name, h.Name)
 	}
+	if len(f.Gaps) == xfg.MaxGaps && time.UnixMilli(f.Gaps[0].FromMs).After(at) {
+		t.Fatalf("%s was silent so often since that the listener of %s no longer knows when it ran again", g.Name, h.Name)
+	}
 	var a Away
 	for _, gap := range append(f.Gaps, f.MaxGap) {
 		length := time.Duration(gap.Ms * float64(time.Millisecond))
-		until := time.UnixMilli(gap.FromMs).Add(length).Sub(at)
-		if until > 0 && length > a.Gap {
+		from := time.UnixMilli(gap.FromMs).Sub(at)
+		until := from + length
+		if from < stopped && until > 0 && length > a.Gap {
 			a = Away{length, until}
 		}
 	}

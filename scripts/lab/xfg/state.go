@@ -51,7 +51,7 @@ type Gap struct {
 
 // What a Flow keeps of gaps.
 const (
-	MaxGaps = 64
+	MaxGaps = 512
 	MinGap  = 50 * time.Millisecond
 )
 
