@@ -66,19 +66,19 @@ func TestStockPolicy(t *testing.T) {
 // sent in the downtime.
 func TestSlowSuspend(t *testing.T) {
 	m := newMove()
-	m.dom.writes = 500
+	m.dom.writes = 60
 	var looks atomic.Int32
 	looked := make(chan struct{})
 	m.src.onCall = func(method string) {
 		switch method {
 		case "CleanDirty":
-			if looks.Add(1) == StockMaxRounds+5 { // in the rounds before the devices are there, and 5 after those
+			if looks.Add(1) == StockMaxRounds+2 { // 5 before the guest is asked, and 2 more
 				close(looked)
 			}
 		case "Suspend":
 			select {
 			case <-looked:
-			case <-time.After(10 * time.Second):
+			case <-time.After(time.Minute):
 				t.Error("the source does not look what is written while it waits")
 			}
 		}
@@ -86,7 +86,7 @@ func TestSlowSuspend(t *testing.T) {
 	m.src.failAt = map[string]error{"Preparable": ErrUnsupported} // no second run of rounds
 	m.run(t.Context(), t)
 	m.expectMoved(t)
-	if got, least := len(m.report.Rounds), StockMaxRounds+5; got < least {
+	if got, least := len(m.report.Rounds), StockMaxRounds+3; got < least {
 		t.Errorf("%d rounds, want %d at least", got, least)
 	}
 }
