@@ -8,7 +8,7 @@ type Limits struct {
 	Handshake time.Duration // hello to welcome: the destination creates the domain
 	Silence   time.Duration // nothing at all came from the other end
 	Suspend   time.Duration // the guest's answer to the suspend request
-	Ready     time.Duration // the last page to READY: the destination builds devices
+	Ready     time.Duration // the last page to READY: the destination builds devices; a live round written to its being stored
 	Commit    time.Duration // GO to STARTED
 	Doubt     time.Duration // how long a source without an answer asks before it leaves that to its guardian
 	Retry     time.Duration // the longest pause between two attempts of a guardian

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -260,6 +261,10 @@ func (l *Link) stuck(limit time.Duration) error {
 	return nil
 }
 
+// writeStep is how much is written at a time: a slow link takes its time for a
+// large frame, and is not stuck.
+const writeStep = 64 << 10
+
 // write writes whole frames. It returns the link's cause when that has ended.
 func (l *Link) write(frames ...[]byte) error {
 	l.writing <- struct{}{} // whoever blocks for long is ended with the connection
@@ -268,12 +273,14 @@ func (l *Link) write(frames ...[]byte) error {
 		<-l.writing
 	}()
 	for _, f := range frames {
-		l.writeBegan.Store(time.Now().UnixNano())
-		if _, err := l.rw.Write(f); err != nil {
-			if cause := context.Cause(l.ctx); cause != nil {
-				return cause
+		for step := range slices.Chunk(f, writeStep) {
+			l.writeBegan.Store(time.Now().UnixNano())
+			if _, err := l.rw.Write(step); err != nil {
+				if cause := context.Cause(l.ctx); cause != nil {
+					return cause
+				}
+				return fmt.Errorf("%s: %w: %w", l.peer, ErrPeerLost, err)
 			}
-			return fmt.Errorf("%s: %w: %w", l.peer, ErrPeerLost, err)
 		}
 	}
 	return nil

@@ -38,7 +38,7 @@ func TestMoves(t *testing.T) {
 	}
 }
 
-func TestStockPolicy(t *testing.T) {
+func TestPolicyIsAsked(t *testing.T) {
 	late := map[string]error{"Preparable": ErrUnsupported} // no second run of rounds, while devices are built
 	m := newMove()
 	m.dom.writes = 60 // never fewer than the target of 50

@@ -18,9 +18,9 @@ type limitFlag struct {
 var limitFlags = []limitFlag{
 	{"connect-timeout", "how long <host> may take to say its first word (ssh may ask for a password), and its data connections to be there", func(l *xen.Limits) *time.Duration { return &l.Connect }},
 	{"handshake-timeout", "how long <host> may take to make a domain for the guest", func(l *xen.Limits) *time.Duration { return &l.Handshake }},
-	{"silence-timeout", "give up when nothing at all comes from the other end for so long; a sender or receiver that hangs for so long is killed by its guardian", func(l *xen.Limits) *time.Duration { return &l.Silence }},
+	{"silence-timeout", "give up when nothing at all comes from the other end, or it takes nothing of what is sent, for so long; a sender or receiver that hangs for so long is killed by its guardian", func(l *xen.Limits) *time.Duration { return &l.Silence }},
 	{"suspend-timeout", "how long the guest may take to answer the suspend request; one that has then gets 25s more", func(l *xen.Limits) *time.Duration { return &l.Suspend }},
-	{"ready-timeout", "how long <host> may take for devices, after the last page", func(l *xen.Limits) *time.Duration { return &l.Ready }},
+	{"ready-timeout", "how long <host> may take for devices, after the last page, and to store a round of pages", func(l *xen.Limits) *time.Duration { return &l.Ready }},
 	{"commit-timeout", "how long <host> may take to let the guest run, before it is asked over a new connection", func(l *xen.Limits) *time.Duration { return &l.Commit }},
 	{"doubt-timeout", "how long to ask <host>, before the guardian goes on with that in the background", func(l *xen.Limits) *time.Duration { return &l.Doubt }},
 	{"doubt-retry", "the longest pause of the guardian between two questions", func(l *xen.Limits) *time.Duration { return &l.Retry }},

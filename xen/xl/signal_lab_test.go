@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"testing"
@@ -108,16 +107,12 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 	if err := end(); err != nil {
 		t.Error(err)
 	}
-	l.pause(t)
-	mustResume(t, d)
-	settle(t)
-	l.goOn(t)
-	time.Sleep(loadRise + rand.N(loadRise)) // so that no suspend keeps step with the load
+	l.without(t, func() {
+		mustResume(t, d)
+		settle(t)
+	})
 	return x
 }
-
-// loadRise is enough for all clients to be at work again.
-const loadRise = 200 * time.Millisecond
 
 // settle waits until the guest's programs run again, as its kernel drops what
 // it is asked before.
@@ -163,10 +158,7 @@ func TestSavesUnderLoad(t *testing.T) {
 	for range *signalRounds {
 		for _, tool := range []string{"xl", "xenferry"} {
 			one := saveOnce(t, tool, name)
-			l.pause(t)
-			bringBack(t, name)
-			l.goOn(t)
-			time.Sleep(loadRise + rand.N(loadRise))
+			l.without(t, func() { bringBack(t, name) })
 			t.Logf("%s: %v %s", tool, one.Took.Round(time.Millisecond), one.Error)
 			result.Saves = append(result.Saves, one)
 		}

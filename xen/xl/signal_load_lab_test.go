@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strconv"
@@ -116,17 +117,21 @@ const (
 	clientGoOn  = 'g'
 )
 
-// pause lets the clients rest until they are told to go on. (A signal would
-// stop one in the middle of a message, for which xenstored waits with all
-// others.)
-func (l *load) pause(t *testing.T) {
+// loadRise is enough for all clients to be at work again.
+const loadRise = 200 * time.Millisecond
+
+// without lets the clients rest while f runs, and returns when they are at work
+// again, after a random time: no suspend is to keep step with the load. (A
+// signal would stop a client in the middle of a message, for which xenstored
+// waits with all others.)
+func (l *load) without(t *testing.T, f func()) {
+	t.Helper()
 	l.tell(t, clientPause)
 	l.worked += time.Since(l.begun)
-}
-
-func (l *load) goOn(t *testing.T) {
+	f()
 	l.tell(t, clientGoOn)
 	l.begun = time.Now()
+	time.Sleep(loadRise + rand.N(loadRise))
 }
 
 func (l *load) tell(t *testing.T, what byte) {
