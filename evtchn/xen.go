@@ -4,6 +4,7 @@ package evtchn
 
 // #cgo pkg-config: xenevtchn
 // #include <errno.h>
+// #include <poll.h>
 // #include <stdlib.h>
 // #include <xenevtchn.h>
 // #include <xentoollog.h>
@@ -23,6 +24,29 @@ package evtchn
 //     };
 //     return xenevtchn_open(&quiet, 0);
 // }
+//
+// // Takes the next event and returns its port, or -1 with errno: ECANCELED when
+// // one of the other two descriptors is readable first. An event comes before
+// // them.
+// static long xf_evtchn_wait(xenevtchn_handle *xce, int ended, int closing)
+// {
+//     struct pollfd fds[] = {
+//         { .fd = xenevtchn_fd(xce), .events = POLLIN },
+//         { .fd = ended, .events = POLLIN },
+//         { .fd = closing, .events = POLLIN },
+//     };
+//     for (;;) {
+//         if (poll(fds, 3, -1) < 0 && errno != EINTR)
+//             return -1;
+//         xenevtchn_port_or_error_t port = xenevtchn_pending(xce);
+//         if (port >= 0 || errno != EAGAIN)
+//             return port;
+//         if (fds[1].revents || fds[2].revents) {
+//             errno = ECANCELED;
+//             return -1;
+//         }
+//     }
+// }
 import "C"
 
 import (
@@ -35,9 +59,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// xenChannel is a Channel of libxenevtchn. A Wait has a thread for itself in
-// poll(2), without Go's poller between it and the event: what is waited for is
-// a guest's stop, and each hop costs downtime.
+// xenChannel is a Channel of libxenevtchn. A Wait is one call in C, without Go's
+// poller and scheduler between it and the event: what is waited for is a
+// guest's stop, and each hop costs downtime.
 type xenChannel struct {
 	closed  atomic.Bool
 	closing int // an eventfd that ends a Wait
@@ -108,28 +132,15 @@ func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
 	}
 	reset(c.ended)
 	defer c.until(ctx)()
-	for {
-		if c.closed.Load() {
-			return 0, ErrClosed
-		}
-		n, err := C.xenevtchn_pending(c.xce)
-		switch {
-		case n >= 0:
-			return Port(n), nil
-		case !errors.Is(err, unix.EAGAIN):
-			return 0, fmt.Errorf("evtchn: read pending port: %w", err)
-		case ctx.Err() != nil:
-			return 0, context.Cause(ctx)
-		}
-		fds := []unix.PollFd{
-			{Fd: int32(C.xenevtchn_fd(c.xce)), Events: unix.POLLIN},
-			{Fd: int32(c.ended), Events: unix.POLLIN},
-			{Fd: int32(c.closing), Events: unix.POLLIN},
-		}
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			return 0, fmt.Errorf("evtchn: wait: %w", err)
-		}
+	switch n, err := C.xf_evtchn_wait(c.xce, C.int(c.ended), C.int(c.closing)); {
+	case n >= 0:
+		return Port(n), nil
+	case !errors.Is(err, unix.ECANCELED):
+		return 0, fmt.Errorf("evtchn: wait for an event: %w", err)
+	case c.closed.Load():
+		return 0, ErrClosed
 	}
+	return 0, context.Cause(ctx)
 }
 
 // until ends a Wait when ctx ends. After stop it does not any more.

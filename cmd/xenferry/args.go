@@ -6,46 +6,93 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// argsAndFlags returns the arguments, and sets the flags that stand behind
-// them, where the command line package no longer looks.
-func argsAndFlags(c *cli.Context) (args []string, err error) {
-	rest := c.Args().Slice()
-	for len(rest) > 0 {
-		word := rest[0]
-		rest = rest[1:]
-		if word == "--" {
-			return append(args, rest...), nil
-		}
-		if !strings.HasPrefix(word, "-") || word == "-" {
-			args = append(args, word)
-			continue
-		}
-		name, value, hasValue := strings.Cut(strings.TrimLeft(word, "-"), "=")
-		flag := flagNamed(c.Command, name)
-		_, isSwitch := flag.(*cli.BoolFlag)
-		switch {
-		case flag == nil:
-			return nil, usagef("%s has no flag %s (see %[1]s --help)", c.Command.HelpName, word)
-		case isSwitch && !hasValue:
-			value = "true"
-		case !hasValue && len(rest) == 0:
-			return nil, usagef("flag %s needs a value", word)
-		case !hasValue:
-			value, rest = rest[0], rest[1:]
-		}
-		if err := c.Set(name, value); err != nil {
-			return nil, usagef("flag %s: %v", word, err)
-		}
+// flagsFirst puts the flags of a command before its arguments, as the command
+// line package looks for them only there, and those of xl may stand anywhere.
+// What follows "--" is no flag.
+func flagsFirst(app *cli.App, words []string) ([]string, error) {
+	if len(words) == 0 {
+		return nil, nil
 	}
-	return args, nil
+	out, rest := words[:1:1], words[1:]
+	flags, commands := app.Flags, app.Commands
+	for {
+		front, args, err := splitFlags(flags, rest, len(commands) > 0)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, front...)
+		cmd := commandNamed(commands, args)
+		if cmd == nil {
+			if len(commands) == 0 && len(args) > 0 {
+				out = append(out, "--")
+			}
+			return append(out, args...), nil
+		}
+		out, rest = append(out, args[0]), args[1:]
+		flags, commands = cmd.Flags, cmd.Subcommands
+	}
 }
 
-func flagNamed(cmd *cli.Command, name string) cli.Flag {
-	for _, f := range cmd.Flags {
+// splitFlags divides words into flags, each with its value, and arguments. With
+// leading, everything from the first argument on is one.
+func splitFlags(known []cli.Flag, words []string, leading bool) (flags, args []string, err error) {
+	for len(words) > 0 {
+		word := words[0]
+		switch {
+		case word == "--":
+			return flags, append(args, words[1:]...), nil
+		case !strings.HasPrefix(word, "-") || word == "-":
+			if leading {
+				return flags, words, nil
+			}
+			args, words = append(args, word), words[1:]
+			continue
+		}
+		n := 1
+		if takesNext(known, word) {
+			n = 2
+		}
+		if n > len(words) {
+			return nil, nil, usagef("flag %s needs a value", word)
+		}
+		flags, words = append(flags, words[:n]...), words[n:]
+	}
+	return flags, args, nil
+}
+
+// takesNext tells whether the value of a flag is the next word. Of letters that
+// share a dash, as in -cD, the last one can have a value.
+func takesNext(known []cli.Flag, word string) bool {
+	name := strings.TrimLeft(word, "-")
+	if strings.Contains(name, "=") {
+		return false
+	}
+	flag := flagNamed(known, name)
+	if flag == nil && !strings.HasPrefix(word, "--") && name != "" {
+		flag = flagNamed(known, name[len(name)-1:])
+	}
+	_, isSwitch := flag.(*cli.BoolFlag)
+	return flag != nil && !isSwitch
+}
+
+func flagNamed(known []cli.Flag, name string) cli.Flag {
+	for _, f := range known {
 		for _, n := range f.Names() {
 			if n == name {
 				return f
 			}
+		}
+	}
+	return nil
+}
+
+func commandNamed(commands []*cli.Command, args []string) *cli.Command {
+	if len(args) == 0 {
+		return nil
+	}
+	for _, c := range commands {
+		if c.HasName(args[0]) {
+			return c
 		}
 	}
 	return nil

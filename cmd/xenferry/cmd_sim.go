@@ -36,15 +36,11 @@ func simCommand() *cli.Command {
 	}
 }
 
-// simLeaf is a subcommand that takes least to most arguments, with its flags
-// before, between and after them.
+// simLeaf is a subcommand that takes least to most arguments.
 func simLeaf(cmd cli.Command, least, most int, run func(c *cli.Context, args []string) error) *cli.Command {
 	cmd.OnUsageError = usageError
 	cmd.Action = func(c *cli.Context) error {
-		args, err := argsAndFlags(c)
-		if err != nil {
-			return err
-		}
+		args := c.Args().Slice()
 		if len(args) < least || len(args) > most {
 			return usagef("sim %s takes %s, not %d arguments (see xenferry sim %s --help)",
 				cmd.Name, cmd.ArgsUsage, len(args), cmd.Name)

@@ -95,7 +95,7 @@ func TestSimErrors(t *testing.T) {
 		{"sim start b --memory 4", exitUsage, "512M or 4G"},
 		{"sim start b --memory 4K", exitUsage, "512M or 4G"},
 		{"sim start b --memory", exitUsage, "needs a value"},
-		{"sim start b --fast", exitUsage, "no flag --fast"},
+		{"sim start b --fast", exitUsage, "not defined: -fast (see xenferry sim start --help)"},
 		{"sim start a", exitFailed, "already"},
 		{"sim start --foreground a", exitFailed, "already runs"},
 		{"sim stop nobody", exitFailed, "xenferry sim start"},

@@ -47,10 +47,7 @@ type migrationStatus struct {
 }
 
 func status(c *cli.Context) error {
-	args, err := argsAndFlags(c)
-	if err != nil {
-		return err
-	}
+	args := c.Args().Slice()
 	if len(args) > 1 || c.Bool("watch") && (len(args) == 0 || c.Bool("history")) {
 		return usagef("status takes one domain, or none; --watch goes with a domain, and not with --history")
 	}

@@ -50,10 +50,7 @@ type tuned struct {
 }
 
 func tune(c *cli.Context) error {
-	args, err := argsAndFlags(c)
-	if err != nil {
-		return err
-	}
+	args := c.Args().Slice()
 	if len(args) != 1 {
 		return usagef("tune takes one domain, not %d arguments (see xenferry tune --help)", len(args))
 	}

@@ -52,11 +52,7 @@ func (e usageErr) Error() string { return e.text }
 func usagef(format string, args ...any) error { return usageErr{fmt.Sprintf(format, args...)} }
 
 func usageError(c *cli.Context, err error, _ bool) error {
-	name := c.App.Name
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
-		name += " " + c.Command.Name
-	}
-	return usagef("%v (see %s --help)", err, name)
+	return usagef("%v (see %s --help)", err, c.Command.HelpName)
 }
 
 // exitCode maps an error to the exit code: the one place where that is done.
