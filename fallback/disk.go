@@ -109,6 +109,8 @@ func (d osDisk) Read(name string, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, int64(limit)))
 }
 
+func (d osDisk) Path(name string) string { return filepath.Join(string(d), name) }
+
 func (d osDisk) Names() ([]string, error) {
 	entries, err := os.ReadDir(string(d))
 	if err != nil {

@@ -42,6 +42,8 @@ type Disk interface {
 	Read(name string, limit int) ([]byte, error)
 	Names() ([]string, error)
 	Remove(name string) error
+	// Path is where a file is, for people.
+	Path(name string) string
 }
 
 // File is a journal's file, held until Close or until the process ends.
@@ -129,9 +131,17 @@ func (s *Store) Open(id string, side Side) (*Journal, error) {
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("journal %s: %w", name, err)
+		return nil, s.unreadable(name, err)
 	}
 	return j, nil
+}
+
+// unreadable says what a person can do about a journal that no program acts on.
+func (s *Store) unreadable(name string, err error) error {
+	if errors.Is(err, ErrDamaged) {
+		err = fmt.Errorf("%w; nothing is done by it: look at both hosts where its guest is, help it yourself if need be, and move the file away", err)
+	}
+	return fmt.Errorf("%s: %w", s.disk.Path(name), err)
 }
 
 // clearRest makes the rest of the file zero again after a record that is not
@@ -171,7 +181,7 @@ func (s *Store) Read(id string, side Side) (Summary, error) {
 	}
 	m, steps, _, err := parseJournal(b)
 	if err != nil {
-		return Summary{}, fmt.Errorf("journal %s: %w", name, err)
+		return Summary{}, s.unreadable(name, err)
 	}
 	state := stateOf(m, steps)
 	return Summary{Migration: m, State: state, Finished: Finished(m.Side, state), Steps: steps}, nil
@@ -239,9 +249,9 @@ func splitName(name string) (id string, side Side, ok bool) {
 	return id, side, isJournal && err == nil
 }
 
-// Prune removes the journals of old finished migrations, and their reports. One that ran at this
-// destination without the source's last word stays: the source may still ask,
-// and must not hear that it is unknown.
+// Prune removes the journals of old finished migrations, and their reports. One
+// that ran at this destination without the source's last word stays: the source
+// may still ask, and must not hear that it is unknown.
 func (s *Store) Prune(now time.Time) error {
 	all, errs := s.List()
 	slices.Reverse(all)

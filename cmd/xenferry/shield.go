@@ -50,7 +50,7 @@ func protect(c *cli.Context, limits xen.Limits) xen.Protect {
 			return nil, err
 		}
 		if err := store.Prune(time.Now()); err != nil {
-			return nil, fmt.Errorf("%w (in %s; see that the guest of a damaged journal runs on one host, then move its file away)", err, dir)
+			return nil, err // it may be a journal of this guest
 		}
 		if err := notTwice(ctx, store, m); err != nil {
 			return nil, err

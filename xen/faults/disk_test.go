@@ -50,6 +50,8 @@ func (d *disk) lose(keep func(writes int) int) {
 // diskOf is a host's disk as one program sees it. It implements fallback.Disk.
 type diskOf struct{ p *proc }
 
+func (diskOf) Path(name string) string { return name }
+
 func (v diskOf) Create(name string, contents []byte) (fallback.File, error) {
 	d := v.p.host.disk
 	err := v.p.do("journal create", func() error {
