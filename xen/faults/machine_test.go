@@ -124,10 +124,11 @@ func (g *guest) scribble(w *world, n int) {
 	}
 }
 
-// The guest's reaction to a request to suspend.
+// The guest's reaction to a request to suspend: slow enough that live rounds go
+// on meanwhile, also between its stop and the moment in which that is known.
 const (
 	takesAfter    = time.Millisecond // from then on it cannot be taken back
-	suspendsAfter = 3 * time.Millisecond
+	suspendsAfter = 30 * time.Millisecond
 )
 
 // ask asks the guest to suspend, whoever lives to see it. The world is locked.
