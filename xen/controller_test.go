@@ -233,3 +233,36 @@ func TestTrust(t *testing.T) {
 		t.Error("trusted for ever")
 	}
 }
+
+// A lane that has little to send does not mean that the link has room.
+func TestLinkFull(t *testing.T) {
+	const link = 100e6 // bytes a second
+	var m linkMeter
+	now := time.Unix(0, 0)
+	window := func(rate float64, unsent int) bool {
+		m.due(now, 0, 0)
+		now = now.Add(linkWindow)
+		size := int(rate * linkWindow.Seconds())
+		m.due(now, size, 0)
+		m.sample(now, unsent, 2, 1)
+		return m.full(1, now)
+	}
+	if window(link/2, 0) {
+		t.Error("full before it is known what it takes")
+	}
+	for range 20 {
+		window(link, backlogBytes)
+	}
+	if !window(link, 0) {
+		t.Error("not full at what it takes")
+	}
+	for range 5 {
+		window(link*0.7, 0)
+	}
+	if m.full(1, now) {
+		t.Error("full at seven tenths of what it takes")
+	}
+	if m.full(1, now.Add(linkStale*2)) {
+		t.Error("full by figures that are stale")
+	}
+}

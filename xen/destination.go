@@ -59,8 +59,10 @@ type destination struct {
 	report *ReceiveReport
 
 	hello    *hello
+	apart    bool // the source is another host
 	incoming Incoming
 	building bool // the host has been asked to make the domain
+	named    bool // it has the guest's name
 	listener *dataListener
 	keys     *keyPair
 	mem      *memory
@@ -161,6 +163,7 @@ func (d *destination) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.apart = d.hello.Host != "" && d.hello.Host != info.Name
 	if err := d.nameFree(ctx); err != nil {
 		return err
 	}
@@ -365,7 +368,13 @@ func (d *destination) checkHash(want string) error {
 	return nil
 }
 
+// awaitGo gives the copy its name meanwhile, unless the guest may have that still.
 func (d *destination) awaitGo(ctx context.Context) error {
+	if d.apart {
+		if err := d.rename(ctx); err != nil {
+			return err
+		}
+	}
 	if _, _, err := d.link.receive(ctx, kindGo, d.opts.Limits.Ready); err != nil {
 		return err
 	}
@@ -379,15 +388,30 @@ func (d *destination) awaitGo(ctx context.Context) error {
 	return err
 }
 
-// start gives the guest its name and lets it run.
-func (d *destination) start(ctx context.Context) error {
+// rename gives the copy the guest's name, once.
+func (d *destination) rename(ctx context.Context) error {
+	if d.named {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, d.opts.Limits.Undo)
 	defer cancel()
 	begun := time.Now()
 	if err := d.incoming.Rename(ctx, d.hello.Guest.Name); err != nil {
 		return err
 	}
+	d.named = true
 	d.watch.note("renamed", begun)
+	return nil
+}
+
+// start lets the guest run under its name.
+func (d *destination) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, d.opts.Limits.Undo)
+	defer cancel()
+	begun := time.Now()
+	if err := d.rename(ctx); err != nil {
+		return err
+	}
 	if !d.hello.LeavePause && !d.opts.LeavePaused {
 		unpaused := time.Now()
 		if err := d.incoming.Unpause(ctx); err != nil {

@@ -54,7 +54,7 @@ func hashArrived(m *memory) (string, error) {
 // not read.
 func hashPages(from mapper, bm Bitmap, pages uint64, zero Bitmap) (string, error) {
 	sum, b := newMemoryHash(), NewBatch()
-	cur := &cursor{bm: bm, pages: pages}
+	cur := &cursor{bm: bm, pages: pages, most: BatchPages}
 	for cur.fill(b) {
 		b.Grow()
 		clear(b.Types)

@@ -353,3 +353,20 @@ func TestSenderMemory(t *testing.T) {
 	}
 	runtime.KeepAlive(s)
 }
+
+// A short round is shared out evenly, in batches that are worth their frame.
+func TestBatchSize(t *testing.T) {
+	s := &sender{lanes: make([]*lane, 2)}
+	for _, tt := range []struct {
+		pages uint64
+		first bool
+		want  int
+	}{
+		{0, false, leastBatch}, {1, false, leastBatch}, {337, false, 85}, {1000, false, 250},
+		{4 * BatchPages, false, BatchPages}, {1 << 20, false, BatchPages}, {337, true, BatchPages},
+	} {
+		if got := s.batchSize(tt.pages, tt.first); got != tt.want {
+			t.Errorf("%d pages, first %v: batches of %d, want %d", tt.pages, tt.first, got, tt.want)
+		}
+	}
+}

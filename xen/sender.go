@@ -50,6 +50,7 @@ type cursor struct {
 	bm    Bitmap
 	next  uint64
 	pages uint64
+	most  int // pages in a batch
 	// aligned ends each batch at a multiple of BatchPages, so that the pages
 	// of one large page stay together.
 	aligned bool
@@ -60,9 +61,9 @@ func (c *cursor) fill(b *Batch) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b.Reset()
-	for c.next < c.pages && len(b.PFNs) < BatchPages {
+	for c.next < c.pages && len(b.PFNs) < c.most {
 		// What still fits, at most: a step never finds more than it covers.
-		step := min(c.pages, c.next+uint64(BatchPages-len(b.PFNs)))
+		step := min(c.pages, c.next+uint64(c.most-len(b.PFNs)))
 		if c.aligned {
 			step = min(step, (c.next/BatchPages+1)*BatchPages)
 		}
@@ -75,13 +76,30 @@ func (c *cursor) fill(b *Batch) bool {
 	return len(b.PFNs) > 0
 }
 
+// A round that is short has smaller batches, batchesPerLane for each lane but
+// none of less than leastBatch: the lanes end at the same time, and the stages
+// of each overlap. Of the last round all of that is downtime.
+const (
+	leastBatch     = 64 // pages
+	batchesPerLane = 2
+)
+
+func (s *sender) batchSize(pages uint64, first bool) int {
+	parts := uint64(batchesPerLane * len(s.lanes))
+	if even := (pages + parts - 1) / parts; !first && even < BatchPages {
+		return max(int(even), leastBatch)
+	}
+	return BatchPages
+}
+
 // send sends the pages in bm as one round, and returns when all are written.
 // first: none of them was sent before, so that there is nothing to be said of a
 // pfn without a page.
 func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16, first bool) (RoundStats, error) {
 	start := time.Now()
-	s.begin(round, bm.Count(), first)
-	cur := &cursor{bm: bm, pages: s.dom.Pages(), aligned: first}
+	pages := bm.Count()
+	s.begin(round, pages, first)
+	cur := &cursor{bm: bm, pages: s.dom.Pages(), most: s.batchSize(pages, first), aligned: first}
 	errs := make(chan error, len(s.lanes))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

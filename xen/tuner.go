@@ -91,12 +91,16 @@ func (t *tuner) choose(l *lane, n int) int {
 		return p.last()
 	}
 	t.mu.Lock()
-	current := t.current
+	current, full := t.current, t.link.full(t.current, time.Now())
 	t.mu.Unlock()
 	if current == 0 {
 		return 0
 	}
-	return p.methods[shift(p.position(current), len(p.methods), l.backlog())]
+	waiting := l.backlog()
+	if waiting == backlogNone && full {
+		waiting = backlogSome // of this lane alone: others keep the link busy
+	}
+	return p.methods[shift(p.position(current), len(p.methods), waiting)]
 }
 
 // prepared notes that a lane made raw bytes of pages into encoded ones.
@@ -147,6 +151,7 @@ type linkMeter struct {
 	wrote     time.Duration // writing, all lanes, since begun
 	delivered int           // bytes in all, at begun
 	backlog   bool          // at begun
+	recent    float64       // bytes a second that were delivered in the last windows
 	mixed     bool          // pages of two methods travel in this window
 	speeds    [maxMethods]linkSpeed
 }
@@ -163,6 +168,13 @@ const linkStale = 3 * time.Second
 
 // linkWindow is how long a measurement of the link takes at least.
 const linkWindow = 20 * time.Millisecond
+
+// linkWeight is how much a window counts beside those before it, fullShare of
+// what the link takes means that it has no room.
+const (
+	linkWeight = 0.3
+	fullShare  = 0.9
+)
 
 // backlogBytes waiting to be delivered, or busyShare of the time spent
 // writing, mean that the link was what all waited for.
@@ -196,12 +208,13 @@ func (m *linkMeter) sample(now time.Time, unsent, lanes, method int) {
 	switch {
 	case rate <= 0 || m.mixed:
 	case busy && l.known:
-		l.best, l.at = l.best+(rate-l.best)*0.3, now
+		l.best, l.at = l.best+(rate-l.best)*linkWeight, now
 	case busy:
 		l.best, l.known, l.at = rate, true, now
 	default: // it takes at least that; how much more is not known
 		l.best, l.at = max(l.best, rate), now
 	}
+	m.recent += (rate - m.recent) * linkWeight
 	m.mixed = false
 	m.begun, m.wrote, m.delivered, m.backlog = now, 0, delivered, backlog
 }
@@ -223,6 +236,11 @@ func (m *linkMeter) speed(method int, now time.Time) float64 {
 		return math.Inf(1)
 	}
 	return highest
+}
+
+// full tells whether the link has lately been given nearly all that it takes.
+func (m *linkMeter) full(method int, now time.Time) bool {
+	return m.recent >= fullShare*m.speed(method, now)
 }
 
 // written notes that a lane wrote size bytes.
