@@ -68,7 +68,7 @@ func (g *Guest) strikeStock(t *testing.T, text string, f *fault) string {
 	}
 	s.arm(t)
 	l.A.Must(t, fmt.Sprintf("(setsid sh -c 'xl -vvv migrate %s %s 2> %s; echo ended >> %[3]s' > /dev/null < /dev/null &)", g.Name, l.B.Name, stockLog))
-	l.A.Must(t, fmt.Sprintf("for i in $(seq 60); do grep -q struck %s && break; grep -q ended %s && break; sleep 1; done", strikeLog, stockLog))
+	l.A.Must(t, fmt.Sprintf("for i in $(seq 240); do grep -q struck %s && break; grep -q ended %s && break; sleep 1; done", strikeLog, stockLog))
 	time.Sleep(stockPatience)
 	s.when(t)
 	out := l.A.Must(t, fmt.Sprintf("grep -a '^[mM]igration ' %s | tail -n 1; grep -q ended %[1]s || echo '(xl has not ended)'", stockLog))

@@ -48,7 +48,7 @@ func kill(signal, pattern string) string {
 const strikePort = 7011
 
 // strikeLimit is how long the moment is waited for, in seconds.
-const strikeLimit = 120
+const strikeLimit = 240
 
 // Where a strike says what it did, and where it waits.
 const (
