@@ -265,7 +265,8 @@ func (l *Link) stuck(limit time.Duration) error {
 // large frame, and is not stuck.
 const writeStep = 64 << 10
 
-// write writes whole frames. It returns the link's cause when that has ended.
+// write writes whole frames. Of a connection that takes nothing more it returns
+// why the link has ended: an abort may still be on its way to the reader.
 func (l *Link) write(frames ...[]byte) error {
 	l.writing <- struct{}{} // whoever blocks for long is ended with the connection
 	defer func() {
@@ -276,10 +277,7 @@ func (l *Link) write(frames ...[]byte) error {
 		for step := range slices.Chunk(f, writeStep) {
 			l.writeBegan.Store(time.Now().UnixNano())
 			if _, err := l.rw.Write(step); err != nil {
-				if cause := context.Cause(l.ctx); cause != nil {
-					return cause
-				}
-				return fmt.Errorf("%s: %w: %w", l.peer, ErrPeerLost, err)
+				return l.reason(fmt.Errorf("%s: %w: %w", l.peer, ErrPeerLost, err))
 			}
 		}
 	}
@@ -373,12 +371,12 @@ func (l *Link) receiveEither(ctx context.Context, limit time.Duration, kind, oth
 	}
 }
 
-// reasonGrace is how long an end that has lost a data connection waits for the
+// reasonGrace is how long an end that has lost a connection waits for the
 // control connection to tell why.
 const reasonGrace = 500 * time.Millisecond
 
 // reason returns what the control connection has to say about the loss of a
-// data connection, or else err.
+// connection, or else err.
 func (l *Link) reason(err error) error {
 	if !errors.Is(err, ErrPeerLost) {
 		return err
