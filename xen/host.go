@@ -96,9 +96,11 @@ type Host interface {
 	// has never run. The error wraps ErrHasRun if it has.
 	Unused(ctx context.Context, ref DomainRef) error
 	// Discard destroys a copy, however far it was built and whatever else of
-	// it is gone already. Domid 0: whichever domain of that UUID has never
-	// run. It is no error if there is none. A copy that has run is not
-	// touched: the error wraps ErrHasRun.
+	// it is gone already. Domid 0: its receiver has died before it knew the
+	// id, so every domain of that UUID that has no memory yet; one that has
+	// may be the guest itself, which another migration has left paused. It is
+	// no error if there is none. A copy that has run is not touched: the error
+	// wraps ErrHasRun.
 	Discard(ctx context.Context, ref DomainRef) error
 	// Close frees what the Host holds. Idempotent. Domains stay.
 	Close() error

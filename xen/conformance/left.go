@@ -82,6 +82,7 @@ func (s *suite) discardFinished(t *testing.T) {
 	in := s.arrive(t, dom, peer, name, true)
 	must(t, "close", in.Close())
 	ref := xen.DomainRef{Domid: in.Domid(), UUID: s.ref(t, dom).UUID}
+	must(t, "discard what has no memory", peer.Discard(s.context(t), xen.DomainRef{UUID: ref.UUID}))
 	must(t, "look whether it is unused", peer.Unused(s.context(t), ref))
 	must(t, "discard", peer.Discard(s.context(t), ref))
 	if err := peer.Unused(s.context(t), ref); !errors.Is(err, xen.ErrNoDomain) {

@@ -129,6 +129,9 @@ func (h hostOf) Discard(_ context.Context, ref xen.DomainRef) error {
 			if g.uuid != ref.UUID || ref.Domid != 0 && ref.Domid != domid {
 				continue
 			}
+			if ref.Domid == 0 && g.filled {
+				continue
+			}
 			if !g.hasRun {
 				delete(h.p.host.guests, domid)
 			} else if ref.Domid != 0 {
@@ -215,6 +218,13 @@ func (d *domain) Map(b *xen.Batch) error {
 }
 
 func (d *domain) Unmap(*xen.Batch) error { return nil }
+
+func (in *incoming) Map(b *xen.Batch) error {
+	in.h.p.w.mu.Lock()
+	in.g.filled = true
+	in.h.p.w.mu.Unlock()
+	return in.domain.Map(b)
+}
 
 func (d *domain) Suspend(context.Context) error {
 	err := d.do("ask to suspend", func() error { d.h.p.host.ask(d.g); return nil })

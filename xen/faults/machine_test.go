@@ -35,6 +35,7 @@ type guest struct {
 	uuid     string
 	state    xen.RunState
 	mem      []byte
+	filled   bool // it has memory of its own
 	complete bool
 	hasRun   bool
 	logDirty bool

@@ -64,6 +64,12 @@ func newHosted(domid uint32, serial uint64, cfg GuestConfig) (*hosted, error) {
 	return d, nil
 }
 
+// empty tells whether no page of the guest was ever written.
+func (d *hosted) empty() bool {
+	info, err := d.memory.Stat()
+	return err == nil && info.Sys().(*syscall.Stat_t).Blocks == 0
+}
+
 func (d *hosted) open() (err error) {
 	label := fmt.Sprintf("sim-%d", d.domid)
 	if d.memory, err = newMemory(label, d.cfg.pages()*xen.PageSize); err != nil {

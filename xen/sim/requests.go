@@ -287,12 +287,12 @@ func (s *server) unused(domid uint32, uuid string) error {
 }
 
 // discard destroys the copy of that UUID, if it has never run: domain domid, or
-// whichever there is if that is 0.
+// whichever has no memory yet if that is 0.
 func (s *server) discard(domid uint32, uuid string) error {
 	s.mu.Lock()
 	var copies []*hosted
 	for _, d := range s.domains {
-		if d.cfg.UUID == uuid && (d.domid == domid || domid == 0 && d.unused.Load()) {
+		if d.cfg.UUID == uuid && (d.domid == domid || domid == 0 && d.unused.Load() && d.empty()) {
 			d.retain()
 			copies = append(copies, d)
 		}

@@ -71,6 +71,10 @@ func (h *host) Start(_ context.Context, ref xen.DomainRef, name string, paused b
 	return h.ctx.unpause(ref.Domid)
 }
 
+// mostEmpty is how much memory a domain without a guest has at most: that of
+// Xen's own for it, and none of the stream's. Each guest needs more.
+const mostEmpty = 1024 // KiB
+
 // Discard destroys copies that have never run. It looks at what the hypervisor
 // knows, not at names: a destroy that was cut short has removed those.
 func (h *host) Discard(_ context.Context, ref xen.DomainRef) error {
@@ -82,11 +86,11 @@ func (h *host) Discard(_ context.Context, ref xen.DomainRef) error {
 		return err
 	}
 	for _, d := range all {
-		if !strings.EqualFold(d.UUID, ref.UUID) {
+		if !strings.EqualFold(d.UUID, ref.UUID) || d.MemKiB > mostEmpty {
 			continue
 		}
 		one := h.discardOne(xen.DomainRef{Domid: d.Domid, UUID: ref.UUID})
-		if one != nil && !errors.Is(one, xen.ErrHasRun) { // the guest itself may be on this host, too
+		if one != nil && !errors.Is(one, xen.ErrHasRun) { // one that is gone but for its last pages
 			err = errors.Join(err, one)
 		}
 	}
