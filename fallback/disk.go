@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +34,34 @@ func OpenDir(dir string) (Disk, error) {
 	}
 	return osDisk(dir), nil
 }
+
+// LockDir makes others wait that lock the same directory, until unlock or until
+// the process ends. It waits itself, as long as ctx lets it. The holder looks at
+// the journals and makes one, which takes milliseconds.
+func LockDir(ctx context.Context, dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("folder of the journals: %w", err)
+	}
+	for {
+		switch err = hold(f); {
+		case err == nil:
+			return func() { _ = f.Close() }, nil
+		case !errors.Is(err, ErrBusy):
+			_ = f.Close()
+			return nil, fmt.Errorf("folder of the journals %s: lock: %w", dir, err)
+		}
+		select {
+		case <-time.After(lockRetry):
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, fmt.Errorf("folder of the journals %s: another program makes its journal: %w", dir, context.Cause(ctx))
+		}
+	}
+}
+
+// lockRetry is how often that is tried.
+const lockRetry = 5 * time.Millisecond
 
 // osDisk is a directory.
 type osDisk string

@@ -49,46 +49,67 @@ func protect(c *cli.Context, limits xen.Limits) xen.Protect {
 		if err != nil {
 			return nil, err
 		}
-		if err := store.Prune(time.Now()); err != nil {
-			return nil, err // it may be a journal of this guest
-		}
-		if err := notTwice(ctx, store, m); err != nil {
-			return nil, err
-		}
-		journal, err := store.Begin(m)
-		if err != nil {
-			return nil, err
-		}
-		s := &shield{journal: journal, ended: make(chan struct{})}
+		// The guardian first: there is never a journal that nobody looks
+		// after. One whose ward dies before it has a journal has nothing to do.
+		s := &shield{ended: make(chan struct{})}
 		if s.socket, err = startGuardian(c, dir, m, limits); err != nil {
-			_ = journal.Append(fallback.Record{State: untouched(m.Side), Note: err.Error()}, false)
-			_ = journal.Close()
 			return nil, err
 		}
 		go s.beat()
+		if s.journal, err = begin(ctx, store, dir, m); err != nil {
+			close(s.ended)
+			s.dismiss()
+			return nil, err
+		}
 		return s, nil
 	}
 }
 
-// notTwice refuses a guest of which an earlier migration from here is not at
-// its end: it may be in doubt. It waits for one that is about to end.
-func notTwice(ctx context.Context, store *fallback.Store, m fallback.Migration) error {
-	all, err := store.List()
-	if err != nil {
-		return err
-	}
-	for _, other := range all {
-		if m.Side != fallback.SideSource || other.Side != m.Side || other.Finished || other.UUID != m.UUID || other.Domid != m.Domid {
-			continue
+// begin makes the journal. It refuses a guest of which an earlier migration
+// from here is not at its end: that may be in doubt, or under way. It waits for
+// one that is about to end.
+func begin(ctx context.Context, store *fallback.Store, dir string, m fallback.Migration) (*fallback.Journal, error) {
+	for {
+		journal, other, err := beginAlone(ctx, store, dir, m)
+		if journal != nil || err != nil {
+			return journal, err
 		}
 		if other, err = awaitEnd(ctx, store, other); err != nil {
-			return err
+			return nil, err
 		}
 		if !other.Finished {
-			return fmt.Errorf("migration %s of this guest has not come to its end, it is %q: see xenferry status, and use xenferry recover", other.ID, other.State)
+			return nil, fmt.Errorf("migration %s of this guest has not come to its end, it is %q: see xenferry status, and use xenferry recover", other.ID, other.State)
 		}
 	}
-	return nil
+}
+
+// beginAlone makes the journal, or returns the migration that stands in its
+// way. Of two programs that do this at a time the second sees what the first
+// has made.
+func beginAlone(ctx context.Context, store *fallback.Store, dir string, m fallback.Migration) (*fallback.Journal, fallback.Summary, error) {
+	unlock, err := fallback.LockDir(ctx, dir)
+	if err != nil {
+		return nil, fallback.Summary{}, err
+	}
+	defer unlock()
+	// A journal that cannot be read may be one of this guest's migrations from
+	// here. It says nothing about a guest that comes.
+	if err := store.Prune(time.Now()); err != nil && m.Side == fallback.SideSource {
+		return nil, fallback.Summary{}, err
+	}
+	if m.Side == fallback.SideSource {
+		all, err := store.List()
+		if err != nil {
+			return nil, fallback.Summary{}, err
+		}
+		for _, other := range all {
+			if other.Side == m.Side && !other.Finished && other.UUID == m.UUID && other.Domid == m.Domid {
+				return nil, other, nil
+			}
+		}
+	}
+	journal, err := store.Begin(m)
+	return journal, fallback.Summary{}, err
 }
 
 // Who tries again at once finds the guest running, and its guardian still
@@ -110,14 +131,6 @@ func awaitEnd(ctx context.Context, store *fallback.Store, sum fallback.Summary) 
 		}
 	}
 	return sum, err
-}
-
-// untouched is the end of a migration that has not begun.
-func untouched(side fallback.Side) fallback.State {
-	if side == fallback.SideSource {
-		return fallback.SourceResumed
-	}
-	return fallback.DestinationDiscarded
 }
 
 // startGuardian starts the guardian of this process, in a session of its own.
@@ -218,7 +231,12 @@ func (s *shield) Release(finished bool) {
 	s.once.Do(func() {
 		close(s.ended)
 		_ = s.journal.Close()
-		_, _ = s.socket.Write([]byte{sayDone})
-		_ = s.socket.Close()
+		s.dismiss()
 	})
+}
+
+// dismiss tells the guardian that nothing is left to do.
+func (s *shield) dismiss() {
+	_, _ = s.socket.Write([]byte{sayDone})
+	_ = s.socket.Close()
 }
