@@ -42,8 +42,8 @@ type Link struct {
 	writing chan struct{} // has one value while somebody writes
 
 	in         *frameReader
-	lastHeard  atomic.Int64 // UnixNano
-	writeBegan atomic.Int64 // UnixNano, of the write that goes on; 0: none does
+	lastHeard  atomic.Int64 // by monotonic
+	writeBegan atomic.Int64 // by monotonic, of the write that goes on; 0: none does
 	queue      chan delivery
 	stored     storedRounds
 	heardFrame atomic.Bool    // the other end is there, and speaks our protocol
@@ -72,13 +72,21 @@ func NewLink(rw io.ReadWriteCloser, peer string, limits Limits) *Link {
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.in = newFrameReader(heardReader{rw, &l.lastHeard})
-	l.lastHeard.Store(time.Now().UnixNano())
+	l.lastHeard.Store(monotonic())
 	l.closeOnce = sync.OnceValue(rw.Close)
 	go l.read()
 	go l.ping()
 	go l.watchSilence()
 	return l
 }
+
+// epoch is what monotonic counts from.
+var epoch = time.Now()
+
+// monotonic returns nanoseconds that no step of the host's clock changes: what
+// is silent must not look lively because somebody has set that back. It is
+// never 0.
+func monotonic() int64 { return 1 + int64(time.Since(epoch)) }
 
 // heardReader notes the time of each read that brought something.
 type heardReader struct {
@@ -89,7 +97,7 @@ type heardReader struct {
 func (h heardReader) Read(p []byte) (int, error) {
 	n, err := h.r.Read(p)
 	if n > 0 {
-		h.when.Store(time.Now().UnixNano())
+		h.when.Store(monotonic())
 	}
 	return n, err
 }
@@ -250,12 +258,12 @@ func (l *Link) watchSilence() {
 // stuck returns an error if the other end has said nothing, or has taken
 // nothing of what is written to it, for longer than limit.
 func (l *Link) stuck(limit time.Duration) error {
-	silent := time.Since(time.Unix(0, l.lastHeard.Load()))
+	silent := time.Duration(monotonic() - l.lastHeard.Load())
 	if silent > limit {
 		return fmt.Errorf("%s: %w: nothing came for %s", l.peer, ErrPeerSilent, silent.Round(time.Second))
 	}
 	began := l.writeBegan.Load()
-	if waits := time.Since(time.Unix(0, began)); began != 0 && waits > limit {
+	if waits := time.Duration(monotonic() - began); began != 0 && waits > limit {
 		return fmt.Errorf("%s: %w: it is there, but takes nothing for %s", l.peer, ErrPeerSilent, waits.Round(time.Second))
 	}
 	return nil
@@ -275,7 +283,7 @@ func (l *Link) write(frames ...[]byte) error {
 	}()
 	for _, f := range frames {
 		for step := range slices.Chunk(f, writeStep) {
-			l.writeBegan.Store(time.Now().UnixNano())
+			l.writeBegan.Store(monotonic())
 			if _, err := l.rw.Write(step); err != nil {
 				return l.reason(fmt.Errorf("%s: %w: %w", l.peer, ErrPeerLost, err))
 			}
