@@ -453,30 +453,29 @@ func (s *save) fail(cause error) *SaveError {
 		failure.Outcome = OutcomeSuspended
 		return failure
 	}
-	if err := s.putBack(); err != nil {
-		failure.Outcome, failure.Cleanup = OutcomeSuspended, errors.Join(failure.Cleanup, err)
-	}
+	s.putBack(failure)
 	return failure
 }
 
-// putBack lets the guest run on after a failure. What it cannot do is left to
-// the guardian.
-func (s *save) putBack() error {
+// putBack lets the guest run on after a failure, under its name. What it cannot
+// do is left to the guardian.
+func (s *save) putBack(failure *SaveError) {
 	var err error
 	if s.touched {
 		ctx, cancel := context.WithTimeout(context.Background(), s.opts.Limits.Undo)
 		defer cancel()
-		if err = s.dom.Resume(ctx); err != nil {
-			err = fmt.Errorf("resuming it failed: %w", err)
-		} else {
+		if err = s.dom.Resume(ctx); err == nil {
 			err = s.resumeLate(ctx, s.dom, s.opts.Limits.Suspend)
 		}
-		err = errors.Join(err, s.dom.StopLogDirty(ctx))
+		if err != nil {
+			failure.Outcome, err = OutcomeSuspended, fmt.Errorf("resuming it failed: %w", err)
+		}
+		err = errors.Join(err, s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
 	}
 	event := fallback.EventResumed
 	if err != nil {
 		event = fallback.EventFailure
 	}
 	_, stepErr := s.step(event, err)
-	return errors.Join(err, stepErr)
+	failure.Cleanup = errors.Join(failure.Cleanup, err, stepErr)
 }

@@ -94,14 +94,13 @@ func (p *patientConn) within(limit time.Duration, b []byte, move func([]byte) (i
 
 // stockReceiver is the sender's view of a stock receiver: the target of a save.
 type stockReceiver struct {
-	ctx     context.Context // of the migration: until stockGo its end counts
-	conn    io.ReadWriteCloser
-	dom     Domain
-	name    string // of the guest, once known
-	step    func(fallback.Event, error) (fallback.Action, error)
-	limits  Limits
-	renamed bool
-	handed  atomic.Bool // stockGo may have left: a cancel comes too late
+	ctx    context.Context // of the migration: until stockGo its end counts
+	conn   io.ReadWriteCloser
+	dom    Domain
+	name   string // of the guest, once known
+	step   func(fallback.Event, error) (fallback.Action, error)
+	limits Limits
+	handed atomic.Bool // stockGo may have left: a cancel comes too late
 }
 
 func (s *stockReceiver) Write(b []byte) (int, error) {
@@ -124,7 +123,6 @@ func (s *stockReceiver) Commit() error {
 	if err := s.dom.Rename(s.ctx, s.name+suffixAway); err != nil {
 		return err
 	}
-	s.renamed = true
 	s.handed.Store(true)
 	if s.ctx.Err() != nil {
 		return context.Cause(s.ctx)
@@ -181,11 +179,6 @@ func MigrateStock(ctx context.Context, host Host, dom Domain, conn io.ReadWriteC
 	var failure *SaveError
 	if errors.As(err, &failure) {
 		failure.What = "migration"
-	}
-	if failure != nil && peer.renamed && failure.Outcome == OutcomeAtSource {
-		undo, cancel := context.WithTimeout(context.Background(), opts.Limits.Undo)
-		defer cancel()
-		failure.Cleanup = errors.Join(failure.Cleanup, dom.Rename(undo, peer.name))
 	}
 	return report, err
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/xenferry/xenferry/fallback"
 	"github.com/xenferry/xenferry/savefmt"
 )
 
@@ -181,5 +182,35 @@ func TestStockSenderHangsUp(t *testing.T) {
 		if err == nil || to.called("Unpause") || to.got != nil && !to.got.destroyed {
 			t.Errorf("cut at %d of %d: %v", n, file.Len(), err)
 		}
+	}
+}
+
+// namedAtEnd notes the guest's name when the journal says that it runs here.
+type namedAtEnd struct {
+	noProtection
+	dom  *savedDomain
+	name string
+}
+
+func (n *namedAtEnd) Append(r fallback.Record, _ bool) error {
+	if r.State == fallback.SourceResumed {
+		n.name = n.dom.name
+	}
+	return nil
+}
+
+// TestStockNameBeforeEnd: a guest that stays has its name again before the
+// journal is at its end, behind which nobody would look after it.
+func TestStockNameBeforeEnd(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	near, far := net.Pipe()
+	done := make(chan struct{})
+	go func() { defer close(done); stockPeer(t, far, "all", 7) }()
+	shield := &namedAtEnd{dom: dom}
+	_, err := MigrateStock(t.Context(), host, dom, near, SaveOptions{Limits: stockLimits,
+		Protect: func(context.Context, fallback.Migration) (Protection, error) { return shield, nil }})
+	<-done
+	if err == nil || shield.name != "db1" {
+		t.Errorf("%v; named %q at the end", err, shield.name)
 	}
 }
