@@ -11,7 +11,7 @@ const (
 	SourceGone       State = "gone"       // it is destroyed here
 	SourceResuming   State = "resuming"   // it belongs here, and is being let run
 	SourceResumed    State = "resumed"    // it runs here again
-	SourceLost       State = "lost"       // it belonged here, and has died with this host
+	SourceLost       State = "lost"       // it belonged here, and has ended: with this host, or by itself
 )
 
 // The events at the source.

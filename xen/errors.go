@@ -98,6 +98,7 @@ const (
 	OutcomeAtSource  Outcome = "at source"              // it runs on at the source
 	OutcomeInDoubt   Outcome = "in doubt"               // kept suspended at the source; it may run at the destination
 	OutcomeSuspended Outcome = "suspended"              // at the source, but it could not be resumed
+	OutcomeEnded     Outcome = "ended"                  // by itself, or destroyed by somebody else meanwhile: it is nowhere
 	OutcomeLeftover  Outcome = "moved, stale copy left" // it runs at the destination; the source's copy could not be destroyed
 )
 

@@ -407,3 +407,15 @@ func TestSuspendsLate(t *testing.T) {
 		t.Error("nobody has looked whether it suspends")
 	}
 }
+
+// TestGuestEnds: a guest that powers off while it is moved has not been left
+// suspended.
+func TestGuestEnds(t *testing.T) {
+	m := newMove()
+	gone := fmt.Errorf("%w: domain 3", ErrNoDomain)
+	m.src.failAt = map[string]error{"Suspend": gone, "Resume": gone, "StopLogDirty": gone}
+	m.run(t.Context(), t)
+	if m.report.Outcome != OutcomeEnded || !m.dst.in.destroyed {
+		t.Errorf("outcome %q (%v), copy destroyed %v", m.report.Outcome, m.srcErr, m.dst.in.destroyed)
+	}
+}

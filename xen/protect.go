@@ -89,6 +89,19 @@ func (p *protected) checkStart(host Host, copied DomainRef, limit time.Duration)
 	return do, errors.Join(why, err)
 }
 
+// undone is the event that putting a guest back has come to. One that has
+// powered off meanwhile, or was destroyed, is nobody's to put back; after any
+// other failure the guardian tries again.
+func undone(err error) fallback.Event {
+	switch {
+	case err == nil:
+		return fallback.EventResumed
+	case errors.Is(err, ErrNoDomain):
+		return fallback.EventMissing
+	}
+	return fallback.EventFailure
+}
+
 // release ends the protection, or leaves the rest to the guardian.
 func (p *protected) release() {
 	if p.shield != nil {

@@ -472,9 +472,9 @@ func (s *save) putBack(failure *SaveError) {
 		}
 		err = errors.Join(err, s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
 	}
-	event := fallback.EventResumed
-	if err != nil {
-		event = fallback.EventFailure
+	event := undone(err)
+	if event == fallback.EventMissing {
+		failure.Outcome = OutcomeEnded
 	}
 	_, stepErr := s.step(event, err)
 	failure.Cleanup = errors.Join(failure.Cleanup, err, stepErr)

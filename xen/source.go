@@ -527,12 +527,13 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 		err = s.resumeLate(ctx, s.dom, s.opts.Limits.Suspend)
 	}
 	undo := errors.Join(s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
-	event := fallback.EventResumed
 	if err != nil {
-		failure.Outcome, event = OutcomeSuspended, fallback.EventFailure
+		failure.Outcome = OutcomeSuspended
 		undo = errors.Join(fmt.Errorf("resuming it failed: %w", err), undo)
-	} else if undo != nil {
-		event = fallback.EventFailure // the guardian tries again
+	}
+	event := undone(undo)
+	if event == fallback.EventMissing {
+		failure.Outcome = OutcomeEnded
 	}
 	_, stepErr := s.step(event, undo)
 	failure.Cleanup = errors.Join(failure.Cleanup, undo, stepErr)

@@ -167,7 +167,7 @@ func inWords(side fallback.Side, s fallback.State) string {
 	case fallback.SourceGone:
 		return "it runs at the destination, its copy here is destroyed"
 	case fallback.SourceLost:
-		return "it was on this host when that went down, and has not moved: start it again here"
+		return "it has ended on this host (with the host, or it has shut down, rebooted or was destroyed), and has not moved: if it is not here again, start it here"
 	case fallback.SourceInDoubt:
 		return "in doubt: it was handed over, and only the destination knows whether it runs there"
 	}

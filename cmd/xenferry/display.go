@@ -111,6 +111,8 @@ func (d *display) report(r *xen.Report) {
 		fmt.Fprintf(d.status, inDoubtText, guestText(r), r.To, r.From, r.Guest.Domid, r.ID)
 	case xen.OutcomeSuspended:
 		fmt.Fprintf(d.status, "%s is still suspended at %s (domain %d), whole: its memory was not touched; its guardian goes on trying, see xenferry status\n", guestText(r), r.From, r.Guest.Domid)
+	case xen.OutcomeEnded:
+		fmt.Fprintf(d.status, "%s has ended at %s meanwhile: it has shut down, rebooted as another domain, or was destroyed; it has not moved\n", guestText(r), r.From)
 	case xen.OutcomeLeftover:
 		fmt.Fprintf(d.status, "%s runs at %s; its suspended copy at %s (domain %d) could not be destroyed yet: its guardian goes on trying, see xenferry status\n", guestText(r), r.To, r.From, r.Guest.Domid)
 	}

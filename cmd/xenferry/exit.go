@@ -95,6 +95,8 @@ func migrateExitCode(e *xen.MigrateError) int {
 		return exitSuspended
 	case xen.OutcomeLeftover:
 		return exitLeftover
+	case xen.OutcomeEnded:
+		return exitNoDomain
 	}
 	var said *xen.PeerError
 	switch {
@@ -120,6 +122,8 @@ func saveExitCode(e *xen.SaveError) int {
 		return exitInDoubt
 	case e.Outcome == xen.OutcomeSuspended:
 		return exitSuspended
+	case e.Outcome == xen.OutcomeEnded:
+		return exitNoDomain
 	case errors.Is(e, context.Canceled):
 		return exitCancelled
 	case e.Phase == xen.PhaseHello && (errors.Is(e, xen.ErrPeerLost) || errors.Is(e, xen.ErrPeerSilent) || errors.Is(e, xen.ErrNotPeer)):

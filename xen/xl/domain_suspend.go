@@ -81,7 +81,7 @@ func (d *domain) Resume(ctx context.Context) error {
 	case f.Suspended():
 		err = d.resumeSuspended()
 	case f.Shutdown():
-		return fmt.Errorf("domain %d has shut down (%v), it cannot be resumed", d.domid, f.ShutdownReason())
+		return fmt.Errorf("%w: domain %d has shut down (%v), it cannot be resumed", xen.ErrNoDomain, d.domid, f.ShutdownReason())
 	default:
 		// A request that it has not seen yet would suspend it later.
 		if _, err = d.clearRequest(); err == nil && d.qemu != nil {
