@@ -33,8 +33,9 @@ type Host interface {
 	// Discard destroys the copy at the destination, however far it was built.
 	// It refuses one that has run: ErrHasRun.
 	Discard(ctx context.Context, j *Journal) error
-	// Runs tells whether a domain of that UUID runs on this host.
-	Runs(ctx context.Context, uuid string) (bool, error)
+	// Here tells whether a domain of that UUID is on this host, in whatever
+	// state, beside the domain except.
+	Here(ctx context.Context, uuid string, except uint32) (bool, error)
 }
 
 // Answer is what a destination says of a migration to a source in doubt.
@@ -218,12 +219,19 @@ func (r *Recovery) Answer(ctx context.Context, id, uuid string) (Answer, error) 
 }
 
 func (r *Recovery) refuseUnknown(ctx context.Context, id, uuid string) (Answer, error) {
-	runs, err := r.Host.Runs(ctx, uuid)
+	// The record may be lost, and a guest that has arrived may have been paused
+	// or shut down since. One that moves within this host is here as its own
+	// source.
+	source, err := r.Store.Read(id, SideSource)
+	if err != nil && !errors.Is(err, ErrUnknown) {
+		return AnswerUnsure, err
+	}
+	here, err := r.Host.Here(ctx, uuid, source.GuestDomid())
 	if err != nil {
 		return AnswerUnsure, err
 	}
-	if runs {
-		return AnswerUnsure, fmt.Errorf("migration %s is not recorded here, but a domain of its UUID runs", id)
+	if here {
+		return AnswerUnsure, fmt.Errorf("migration %s is not recorded here, but a domain of its UUID is here", id)
 	}
 	note := "unknown here when the source asked"
 	j, err := r.Store.Begin(Migration{ID: id, Side: SideDestination, UUID: uuid},

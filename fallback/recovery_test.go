@@ -13,19 +13,21 @@ import (
 type testHost struct {
 	done []string
 	err  map[string]error
-	runs bool
+	here uint32 // a domain of the UUID
 }
 
 func (h *testHost) do(what string) error {
 	h.done = append(h.done, what)
 	return h.err[what]
 }
-func (h *testHost) Resume(context.Context, *Journal) error     { return h.do("resume") }
-func (h *testHost) Destroy(context.Context, *Journal) error    { return h.do("destroy") }
-func (h *testHost) Start(context.Context, *Journal) error      { return h.do("start") }
-func (h *testHost) Unused(context.Context, *Journal) error     { return h.do("unused") }
-func (h *testHost) Discard(context.Context, *Journal) error    { return h.do("discard") }
-func (h *testHost) Runs(context.Context, string) (bool, error) { return h.runs, nil }
+func (h *testHost) Resume(context.Context, *Journal) error  { return h.do("resume") }
+func (h *testHost) Destroy(context.Context, *Journal) error { return h.do("destroy") }
+func (h *testHost) Start(context.Context, *Journal) error   { return h.do("start") }
+func (h *testHost) Unused(context.Context, *Journal) error  { return h.do("unused") }
+func (h *testHost) Discard(context.Context, *Journal) error { return h.do("discard") }
+func (h *testHost) Here(_ context.Context, _ string, except uint32) (bool, error) {
+	return h.here != 0 && h.here != except, nil
+}
 func (h *testHost) Ask(context.Context, Migration) (Answer, error) {
 	return AnswerPending, h.do("ask")
 }
@@ -105,10 +107,19 @@ func TestAnswer(t *testing.T) {
 			t.Errorf("a late receiver may begin: %v", err)
 		}
 	})
-	t.Run("unknown, and it runs", func(t *testing.T) {
+	t.Run("unknown, and it is here", func(t *testing.T) {
 		s, _ := testStore(t)
-		r := &Recovery{Store: s, Host: &testHost{runs: true}}
+		r := &Recovery{Store: s, Host: &testHost{here: 7}}
 		if a, err := r.Answer(t.Context(), testID, "u"); a != AnswerUnsure || err == nil {
+			t.Errorf("%q, %v", a, err)
+		}
+	})
+	t.Run("unknown, and the source is here", func(t *testing.T) {
+		s, _ := testStore(t)
+		m := testMigration(SideSource)
+		mustBegin(t, s, m).Close()
+		r := &Recovery{Store: s, Host: &testHost{here: m.Domid}}
+		if a, err := r.Answer(t.Context(), m.ID, "u"); a != AnswerDiscarded || err != nil {
 			t.Errorf("%q, %v", a, err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -154,16 +155,13 @@ func copyError(err error) error {
 	return missing(err)
 }
 
-// Runs implements fallback.Host.
-func (r recoveryHost) Runs(ctx context.Context, uuid string) (bool, error) {
+// Here implements fallback.Host.
+func (r recoveryHost) Here(ctx context.Context, uuid string, except uint32) (bool, error) {
 	all, err := r.host.List(ctx)
 	if err != nil {
 		return false, err
 	}
-	for _, d := range all {
-		if strings.EqualFold(d.UUID, uuid) && d.State == StateRunning {
-			return true, nil
-		}
-	}
-	return false, nil
+	return slices.ContainsFunc(all, func(d DomainInfo) bool {
+		return strings.EqualFold(d.UUID, uuid) && d.Domid != except
+	}), nil
 }
