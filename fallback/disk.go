@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -137,6 +138,15 @@ func (d osDisk) Read(name string, limit int) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, int64(limit)))
+}
+
+// Boot implements Disk.
+func (osDisk) Boot() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "" // as if it had never gone down
+	}
+	return strings.TrimSpace(string(b))
 }
 
 func (d osDisk) Path(name string) string { return filepath.Join(string(d), name) }

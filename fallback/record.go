@@ -65,8 +65,11 @@ type Migration struct {
 	ID    string    `json:"id"` // 32 hexadecimal digits
 	Side  Side      `json:"side"`
 	Began time.Time `json:"began"`
-	Guest string    `json:"guest"` // its name, when it runs
-	UUID  string    `json:"uuid"`
+	// Boot names the run of this host, from its start until it goes down. The
+	// domains of another one are gone, and their ids are given to others.
+	Boot  string `json:"boot,omitempty"`
+	Guest string `json:"guest"` // its name, when it runs
+	UUID  string `json:"uuid"`
 	// Domid is the guest's at the source. At the destination it is 0 and the
 	// Record that first knows it has it.
 	Domid uint32 `json:"domid,omitempty"`

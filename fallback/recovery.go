@@ -112,34 +112,56 @@ func (r *Recovery) next(ctx context.Context, j *Journal) (Event, error) {
 	if j.Migration.Side == SideDestination {
 		return r.nextAtDestination(ctx, j)
 	}
+	host := r.host(j)
 	switch j.State() {
 	case SourceInDoubt:
 		return r.ask(ctx, j.Migration)
 	case SourceHandedOn:
-		return outcome(r.Host.Destroy(ctx, j), EventDestroyed, EventDestroyed)
+		return outcome(host.Destroy(ctx, j), EventDestroyed, EventDestroyed)
 	case SourceResuming:
-		return outcome(r.Host.Resume(ctx, j), EventResumed, EventMissing)
+		return outcome(host.Resume(ctx, j), EventResumed, EventMissing)
 	}
 	return EventFailure, errors.New("its sender has ended before its time")
 }
 
 func (r *Recovery) nextAtDestination(ctx context.Context, j *Journal) (Event, error) {
+	host := r.host(j)
 	switch j.State() {
 	case DestinationStarting:
-		return outcome(r.Host.Start(ctx, j), EventUnpaused, EventMissing)
+		return outcome(host.Start(ctx, j), EventUnpaused, EventMissing)
 	case DestinationStalled:
-		return Checked(r.Host.Unused(ctx, j))
+		return Checked(host.Unused(ctx, j))
 	case DestinationUnmaking:
-		err := r.Host.Discard(ctx, j)
+		err := host.Discard(ctx, j)
 		if errors.Is(err, ErrHasRun) {
 			return EventUnpaused, err
 		}
 		return outcome(err, EventDestroyed, EventDestroyed)
 	case DestinationDiscarding:
-		return outcome(r.Host.Discard(ctx, j), EventDestroyed, EventDestroyed)
+		return outcome(host.Discard(ctx, j), EventDestroyed, EventDestroyed)
 	}
 	return EventFailure, errors.New("its receiver has ended before its time")
 }
+
+// host is where the guest of a journal is.
+func (r *Recovery) host(j *Journal) Host {
+	if then, now := j.Migration.Boot, r.Store.disk.Boot(); then != "" && now != "" && then != now {
+		return rebooted{r.Host}
+	}
+	return r.Host
+}
+
+// rebooted is a host that was down since: a domain of that id and UUID is the
+// same guest, but one that came or was started since.
+type rebooted struct{ Host }
+
+var errRebooted = fmt.Errorf("%w: this host has been down since", ErrMissing)
+
+func (rebooted) Resume(context.Context, *Journal) error  { return errRebooted }
+func (rebooted) Destroy(context.Context, *Journal) error { return errRebooted }
+func (rebooted) Start(context.Context, *Journal) error   { return errRebooted }
+func (rebooted) Unused(context.Context, *Journal) error  { return errRebooted }
+func (rebooted) Discard(context.Context, *Journal) error { return errRebooted }
 
 // Checked is the event that the result of Host.Unused means.
 func Checked(err error) (Event, error) {

@@ -94,6 +94,41 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
+// earlier is a disk before its host went down.
+type earlier struct{ Disk }
+
+func (earlier) Boot() string { return "earlier" }
+
+// TestRebooted: domains of an earlier run of the host are not there any more,
+// whichever have their ids and UUIDs now.
+func TestRebooted(t *testing.T) {
+	for _, tt := range []struct {
+		side        Side
+		state, want State
+	}{
+		{SideSource, SourceSuspended, SourceLost},
+		{SideSource, SourceHandedOn, SourceGone},
+		{SideDestination, DestinationReady, DestinationDiscarded},
+		{SideDestination, DestinationStarting, DestinationUnsure},
+		{SideDestination, DestinationUnmaking, DestinationDiscarded},
+	} {
+		t.Run(fmt.Sprint(tt.side, "/", tt.state), func(t *testing.T) {
+			s, _ := testStore(t)
+			mustBegin(t, NewStore(earlier{s.disk}), testMigration(tt.side), tt.state).Close()
+			j, err := s.Open(testID, tt.side)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.Close()
+			h := &testHost{}
+			_ = (&Recovery{Store: s, Host: h}).Run(t.Context(), j)
+			if j.State() != tt.want || len(h.done) > 0 {
+				t.Errorf("%q after %q, want %q", j.State(), h.done, tt.want)
+			}
+		})
+	}
+}
+
 func TestAnswer(t *testing.T) {
 	t.Run("unknown", func(t *testing.T) {
 		s, _ := testStore(t)

@@ -44,6 +44,8 @@ type Disk interface {
 	Remove(name string) error
 	// Path is where a file is, for people.
 	Path(name string) string
+	// Boot names this run of the host whose disk it is; "" if unknown.
+	Boot() string
 }
 
 // File is a journal's file, held until Close or until the process ends.
@@ -81,6 +83,7 @@ func (s *Store) Begin(m Migration, first ...Record) (*Journal, error) {
 	if m.Began.IsZero() {
 		m.Began = time.Now().UTC()
 	}
+	m.Boot = s.disk.Boot()
 	contents, err := encodeRecord(m)
 	if err != nil {
 		return nil, err

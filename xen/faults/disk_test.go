@@ -51,6 +51,7 @@ func (d *disk) lose(keep func(writes int) int) {
 type diskOf struct{ p *proc }
 
 func (diskOf) Path(name string) string { return name }
+func (v diskOf) Boot() string          { return fmt.Sprint(v.p.host.boots) }
 
 func (v diskOf) Create(name string, contents []byte) (fallback.File, error) {
 	d := v.p.host.disk

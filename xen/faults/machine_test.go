@@ -24,6 +24,7 @@ type machine struct {
 	up     bool
 	guests map[uint32]*guest
 	next   uint32
+	boots  int
 	disk   *disk
 	lost   bool // it has lost its power, once
 }
@@ -61,6 +62,7 @@ func (m *machine) crash() {
 	}
 	m.w.note("%s is down", m.name)
 	m.up, m.lost = false, true
+	m.boots, m.next = m.boots+1, 0
 	for _, c := range m.w.conns {
 		if c.procs[0].host == m || c.procs[1].host == m {
 			c.cut()
