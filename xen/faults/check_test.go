@@ -9,13 +9,16 @@ import (
 
 // check looks at the world after a run. It is locked.
 func (w *world) check() {
-	source, dest := fallback.State(""), fallback.State("")
+	source, dest := fallback.State(""), fallback.State("") // of the last migration
 	for _, s := range w.journals() {
+		last := &dest
 		if s.Side == fallback.SideSource {
-			source = s.State
-		} else {
-			dest = s.State
+			last = &source
 		}
+		if *last != "" && !fallback.Finished(s.Side, *last) {
+			w.violate("an earlier %s is %q at the end", s.Side, *last)
+		}
+		*last = s.State
 	}
 	w.note("at the end: source %q, destination %q", source, dest)
 	// Nobody can tell the source what became of the guest.
@@ -36,7 +39,7 @@ func (w *world) checkRunning(source fallback.State, excused bool) {
 	running := 0
 	for _, m := range w.hosts {
 		for _, g := range m.guests {
-			if g.state == xen.StateRunning {
+			if g.state == xen.StateRunning || w.leftPaused(m, g) {
 				running++
 			}
 		}
@@ -61,6 +64,20 @@ func (w *world) checkRunning(source fallback.State, excused bool) {
 	}
 }
 
+// leftPaused tells whether that is the guest, where it was to be left paused.
+func (w *world) leftPaused(m *machine, g *guest) bool {
+	if m.index != beta || !g.complete || g.state != xen.StatePaused || g.name != guestName {
+		return false
+	}
+	for _, s := range w.journals() {
+		arrived := s.State == fallback.DestinationRunning || s.State == fallback.DestinationSettled
+		if s.Side == fallback.SideDestination && s.LeavePaused && s.GuestDomid() == g.domid && arrived {
+			return true
+		}
+	}
+	return false
+}
+
 // senderLimit is the longest that a sender may take: its limits for each wait
 // of a migration, one after the other.
 var senderLimit = limits.Connect + limits.Handshake + limits.Suspend + 2*limits.Ready + limits.Commit + limits.Doubt + 2*limits.Undo
@@ -76,7 +93,7 @@ func (w *world) checkTime() {
 		if end.IsZero() {
 			end = time.Now()
 		}
-		if life := end.Sub(w.begun); life > senderLimit && p.hung.IsZero() {
+		if life := end.Sub(p.began); life > senderLimit && p.hung.IsZero() {
 			w.violate("%s took %s, its limits allow %s", p.name, life, senderLimit)
 		}
 	}
@@ -91,6 +108,7 @@ func (w *world) checkLeft(excused bool) {
 				w.violate("domain %d on %s runs as %s", g.domid, m.name, g.name)
 			case g.state == xen.StateRunning && g.logDirty:
 				w.violate("domain %d on %s is in log-dirty mode", g.domid, m.name)
+			case w.leftPaused(m, g):
 			case g.state != xen.StateRunning && !(excused && m.index == alpha):
 				w.violate("domain %d (%s) is left on %s, %s", g.domid, g.name, m.name, g.state)
 			}

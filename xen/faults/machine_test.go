@@ -11,9 +11,10 @@ import (
 const guestPages = 16
 
 const (
-	guestName = "db1"
-	guestUUID = "6ad1f5d0-9a1c-4d5e-8b1f-0c0ffee00001"
-	downTime  = 90 * time.Second // of a host that loses its power
+	guestName  = "db1"
+	guestUUID  = "6ad1f5d0-9a1c-4d5e-8b1f-0c0ffee00001"
+	guestDomid = 1                // at the source
+	downTime   = 90 * time.Second // of a host that loses its power
 )
 
 // machine is a host.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,8 +89,9 @@ func (p *proc) tell(what string, err error) {
 	}
 }
 
-// send is the life of a sender.
-func send(p *proc) {
+// send is the life of a sender. paused: the guest is to be paused at the
+// destination.
+func send(p *proc, paused bool) {
 	c, err := p.dial("dest")
 	if err != nil {
 		return
@@ -97,12 +99,13 @@ func send(p *proc) {
 	link := xen.NewLink(end{c, 0}, "beta", limits)
 	defer link.Close()
 	host := hostOf{p}
-	dom, err := host.Open(p.ctx, 1)
+	dom, err := host.Open(p.ctx, guestDomid)
 	if err != nil {
 		return
 	}
 	_, err = xen.Migrate(p.ctx, host, dom, link, xen.SourceOptions{
 		Data: xen.DataControl, Pipe: xen.PipeOptions{Compress: xen.NoCompression}, Limits: limits, Protect: protect(p), Ask: asker{p}.Ask, Transport: "beta",
+		LeavePaused: paused,
 	})
 	p.tell("migrate", err)
 }
@@ -116,13 +119,13 @@ type shield struct {
 
 func protect(p *proc) xen.Protect {
 	return func(_ context.Context, m fallback.Migration) (xen.Protection, error) {
+		p.w.start(p.host.index, p.name+"-guard", func(g *proc) {
+			_ = fallback.Guard(g.ctx, ward{p}, recovery(g), m.ID, m.Side, limits.Retry, func(text string) { g.tell("says", errors.New(text)) })
+		})
 		journal, err := fallback.NewStore(diskOf{p}).Begin(m)
 		if err != nil {
 			return nil, err
 		}
-		p.w.start(p.host.index, p.name+"-guard", func(g *proc) {
-			_ = fallback.Guard(g.ctx, ward{p}, recovery(g), m.ID, m.Side, limits.Retry, func(text string) { g.tell("says", errors.New(text)) })
-		})
 		return &shield{p, journal, make(chan struct{}, 1)}, nil
 	}
 }
@@ -215,13 +218,18 @@ func play(p *plan, seed uint64, b bug) *world {
 	g := w.hosts[alpha].add(guestName, guestUUID)
 	g.state, g.hasRun = xen.StateRunning, true
 	g.scribble(w, 3*guestPages)
-	w.start(alpha, "source", send)
+	w.start(alpha, "source", func(p *proc) { send(p, false) })
+	tried := false
 	for time.Since(w.begun) < settledAfter {
 		time.Sleep(30 * time.Second)
 		w.mu.Lock()
 		if w.netDown && !w.everMore && time.Since(w.begun) > netBackAfter {
 			w.netDown = false
 			w.note("the network is back")
+		}
+		if !tried && w.canTryAgain() {
+			tried = true
+			w.startLocked(alpha, "source", func(p *proc) { send(p, true) })
 		}
 		late := time.Since(w.begun) > netBackAfter
 		if late {
@@ -243,6 +251,27 @@ func play(p *plan, seed uint64, b bug) *world {
 	w.mu.Unlock()
 	w.running.Wait()
 	return w
+}
+
+// canTryAgain tells whether the guest is as before, so that a pool's manager may
+// have it moved once more: now it is to stay paused at the destination, where
+// something of the first migration may be left. The world is locked.
+func (w *world) canTryAgain() bool {
+	g := w.hosts[alpha].guests[guestDomid]
+	if g == nil || g.state != xen.StateRunning || g.taken || !w.reachable() {
+		return false
+	}
+	for _, s := range w.journals() {
+		if s.Side == fallback.SideSource && !s.Finished {
+			return false
+		}
+	}
+	for _, p := range w.procs {
+		if p.name == "source" && !p.dead {
+			return false
+		}
+	}
+	return true
 }
 
 // repair does what a person would do by then: replace disks, and kill what
@@ -295,7 +324,7 @@ func (w *world) quiet() bool {
 	return true
 }
 
-// journals returns what the disks say. The world is locked.
+// journals returns what the disks say, the oldest first. The world is locked.
 func (w *world) journals() (all []fallback.Summary) {
 	for _, m := range w.hosts {
 		for name := range m.disk.files {
@@ -309,6 +338,7 @@ func (w *world) journals() (all []fallback.Summary) {
 			all = append(all, sum)
 		}
 	}
+	slices.SortFunc(all, func(a, b fallback.Summary) int { return a.Began.Compare(b.Began) })
 	return all
 }
 

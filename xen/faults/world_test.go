@@ -69,6 +69,7 @@ type proc struct {
 	name   string
 	ctx    context.Context
 	cancel context.CancelFunc
+	began  time.Time
 	died   chan struct{}
 	dead   bool
 	ended  time.Time
@@ -84,7 +85,7 @@ func (w *world) start(host int, name string, life func(p *proc)) *proc {
 }
 
 func (w *world) startLocked(host int, name string, life func(p *proc)) *proc {
-	p := &proc{w: w, host: w.hosts[host], name: name, died: make(chan struct{})}
+	p := &proc{w: w, host: w.hosts[host], name: name, began: time.Now(), died: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if !p.host.up {
 		p.dead = true
