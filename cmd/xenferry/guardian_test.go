@@ -204,6 +204,13 @@ func TestRecover(t *testing.T) {
 // is reached by transport.
 func (l *lab) inDoubt(transport string) fallback.Migration {
 	l.t.Helper()
+	return l.suspendedAs(fallback.SourceInDoubt, transport)
+}
+
+// suspendedAs makes a migration whose sender died in that state, after it had
+// suspended and renamed the guest.
+func (l *lab) suspendedAs(state fallback.State, transport string) fallback.Migration {
+	l.t.Helper()
 	info, err := l.alpha.Find(l.context(), "db1")
 	if err != nil {
 		l.t.Fatal(err)
@@ -223,12 +230,74 @@ func (l *lab) inDoubt(transport string) fallback.Migration {
 		ID: strings.Repeat("0a", 16), Side: fallback.SideSource, Guest: "db1", UUID: info.UUID, Domid: info.Domid,
 		Peer: "beta", Transport: transport,
 	}
-	j, err := l.store("alpha").Begin(m, fallback.Record{State: fallback.SourceInDoubt})
+	j, err := l.store("alpha").Begin(m, fallback.Record{State: state})
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	_ = j.Close()
 	return m
+}
+
+// damageJournal leaves a journal of another guest that nobody can read.
+func (l *lab) damageJournal(host string) (path string) {
+	l.t.Helper()
+	l.store(host) // makes the folder
+	path = filepath.Join(os.Getenv(sim.DirEnv), host+".state", strings.Repeat("dd", 16)+".source.journal")
+	if err := os.WriteFile(path, make([]byte, 100), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
+}
+
+// recoverAll runs recover --all on alpha and returns its JSON.
+func (l *lab) recoverAll() (code int, list []recovered, stderr string) {
+	l.t.Helper()
+	code, out, stderr := l.xenferry("-c", "sim:alpha", "recover", "--all", "--json")
+	if err := json.Unmarshal([]byte(out), &list); err != nil || list == nil {
+		l.t.Fatalf("recover --all: exit %d, %v: %q %s", code, err, out, stderr)
+	}
+	return code, list, stderr
+}
+
+// TestRecoverBesideDamage: a journal that is damaged is named, and keeps no
+// other guest from being recovered.
+func TestRecoverBesideDamage(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	l.suspendedAs(fallback.SourceSuspended, "")
+	path := l.damageJournal("alpha")
+	code, list, errs := l.recoverAll()
+	if code != exitFailed || len(list) != 1 || !list[0].Done || list[0].State != fallback.SourceResumed || !strings.Contains(errs, path) {
+		t.Errorf("exit %d: %+v %s", code, list, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+	if code, list, errs := l.recoverAll(); code != exitFailed || len(list) != 0 || !strings.Contains(errs, path) {
+		t.Errorf("again: exit %d: %+v %s", code, list, errs)
+	}
+}
+
+// TestRecoverCodes: what a program works on is left alone, and a doubt counts
+// for more than whatever else is left.
+func TestRecoverCodes(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	l.damageJournal("alpha")
+	m := l.inDoubt("exit 1")
+	if code, list, errs := l.recoverAll(); code != exitInDoubt || len(list) != 1 || list[0].WorkedOn || list[0].Error == "" {
+		t.Errorf("in doubt, beside damage: exit %d: %+v %s", code, list, errs)
+	}
+	if err := os.Remove(l.damageJournal("alpha")); err != nil {
+		t.Fatal(err)
+	}
+	j, err := l.store("alpha").Open(m.ID, m.Side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if code, list, errs := l.recoverAll(); code != exitOK || len(list) != 1 || !list[0].WorkedOn {
+		t.Errorf("worked on: exit %d: %+v %s", code, list, errs)
+	}
+	if code, _, errs := l.xenferry("-c", "sim:alpha", "recover", m.ID); code == exitOK || !strings.Contains(errs, "another process is at work") {
+		t.Errorf("worked on, and named: exit %d: %s", code, errs)
+	}
 }
 
 // TestInDoubt: a destination that does not know the migration promises never to
