@@ -68,8 +68,52 @@ type Recovery struct {
 	Witness Witness // nil: there is none
 }
 
-// Run does for one end what its journal allows, and no more. On return the
-// journal says how far that was; the error is what hindered more.
+// Finish does for one end what its journal allows, and no more. It takes j over
+// and closes it. The summary says how far that was, the error what hindered more.
+//
+// Nobody holds the journal while the destination is asked, which takes as long
+// as a destination that hangs likes: a person can decide meanwhile. What the
+// destination then says is acted on only if the doubt is still there; it is as
+// true then as when it was said, for a destination never takes it back.
+func (r *Recovery) Finish(ctx context.Context, j *Journal) (Summary, error) {
+	if j.State() != SourceInDoubt {
+		defer j.Close()
+		err := r.Run(ctx, j)
+		return j.summary(), err
+	}
+	_ = j.Close()
+	on, err := r.ask(ctx, j.Migration)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // given up, which says nothing about the guest
+	}
+	if on == EventFailure {
+		return j.summary(), err
+	}
+	again, err := r.Store.Open(j.Migration.ID, j.Migration.Side)
+	if err != nil {
+		return j.summary(), err
+	}
+	defer again.Close()
+	if again.State() == SourceInDoubt {
+		err = r.decide(ctx, again, on, "")
+	} else {
+		err = r.Run(ctx, again)
+	}
+	return again.summary(), err
+}
+
+// decide takes the word of one who knows what has become of a migration in
+// doubt, and acts by it.
+func (r *Recovery) decide(ctx context.Context, j *Journal, on Event, note string) error {
+	m := NewMachineAt(Source, j.State())
+	m.OnStep = func(t Transition) error { return j.Record(t, note) }
+	if _, err := m.Step(on); err != nil {
+		return err
+	}
+	return r.Run(ctx, j)
+}
+
+// Run is Finish for a journal that stays held. It asks nobody: a doubt stays.
 func (r *Recovery) Run(ctx context.Context, j *Journal) error {
 	table, err := j.Migration.Side.table()
 	if err != nil {
@@ -113,7 +157,7 @@ func (r *Recovery) next(ctx context.Context, j *Journal) (Event, error) {
 	}
 	switch j.State() {
 	case SourceInDoubt:
-		return r.ask(ctx, j.Migration)
+		return EventFailure, errors.New("only the destination knows whether it runs there")
 	case SourceHandedOn:
 		return outcome(r.Host.Destroy(ctx, j), EventDestroyed, EventDestroyed)
 	case SourceResuming:
@@ -270,14 +314,9 @@ func (r *Recovery) Resolve(ctx context.Context, j *Journal, resume bool) error {
 	if j.Migration.Side != SideSource || j.State() != SourceInDoubt {
 		return fmt.Errorf("migration %s is not in doubt here: it is %q", j.Migration.ID, j.State())
 	}
-	m := NewMachineAt(Source, j.State())
-	m.OnStep = func(t Transition) error { return j.Record(t, "a person's word") }
 	on := EventStarted
 	if resume {
 		on = EventDiscarded
 	}
-	if _, err := m.Step(on); err != nil {
-		return err
-	}
-	return r.Run(ctx, j)
+	return r.decide(ctx, j, on, "a person's word")
 }

@@ -2,6 +2,7 @@ package fallback
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,6 +25,12 @@ const (
 	keepFinished = 200
 	keepFor      = 90 * 24 * time.Hour
 	maxListed    = 10000 // journals that are read at all
+)
+
+// How Await waits.
+const (
+	heldRetry = 10 * time.Millisecond
+	heldLimit = time.Minute // so long, that it is worth a word
 )
 
 const journalSuffix = ".journal"
@@ -136,6 +143,24 @@ func (s *Store) Open(id string, side Side) (*Journal, error) {
 	return j, nil
 }
 
+// Await is Open that waits for whoever holds the journal: a child of a program
+// that has died, or one that is about to bring the migration to its end. It
+// waits for no longer than heldLimit.
+func (s *Store) Await(ctx context.Context, id string, side Side) (*Journal, error) {
+	limit := time.Now().Add(heldLimit)
+	for {
+		j, err := s.Open(id, side)
+		if !errors.Is(err, ErrBusy) || time.Now().After(limit) {
+			return j, err
+		}
+		select {
+		case <-time.After(heldRetry):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // unreadable says what a person can do about a journal that no program acts on.
 func (s *Store) unreadable(name string, err error) error {
 	if errors.Is(err, ErrDamaged) {
@@ -183,8 +208,12 @@ func (s *Store) Read(id string, side Side) (Summary, error) {
 	if err != nil {
 		return Summary{}, s.unreadable(name, err)
 	}
+	return summaryOf(m, steps), nil
+}
+
+func summaryOf(m Migration, steps []Record) Summary {
 	state := stateOf(m, steps)
-	return Summary{Migration: m, State: state, Finished: Finished(m.Side, state), Steps: steps}, nil
+	return Summary{Migration: m, State: state, Finished: Finished(m.Side, state), Steps: steps}
 }
 
 // Held tells whether some process works on that end of the migration now.

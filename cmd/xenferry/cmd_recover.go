@@ -113,9 +113,9 @@ func recoverOne(c *cli.Context, recovery *fallback.Recovery, sum fallback.Summar
 	r := recovered{ID: sum.ID, Side: sum.Side, Guest: sum.Guest, Peer: sum.Peer, State: sum.State, Done: sum.Finished}
 	j, err := recovery.Store.Open(sum.ID, sum.Side)
 	if err == nil {
-		defer j.Close()
-		err = recovery.Run(c.Context, j)
-		r.State, r.Done = j.State(), j.Finished()
+		var now fallback.Summary
+		now, err = recovery.Finish(c.Context, j)
+		r.State, r.Done = now.State, now.Finished
 		if r.Done && !sum.Finished {
 			keepMonitored(c, recovery.Store, sum.ID, sum.Side)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -330,6 +331,56 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	if code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", "--yes-i-know", "beta", m.ID); code != exitOK {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+}
+
+// TestResolveBesideQuestion: a destination that hangs when it is asked keeps no
+// person from deciding, by any name that it has been shown with.
+func TestResolveBesideQuestion(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	m := l.inDoubt("exec cat > /dev/null")
+	asking := l.command("-c", "sim:alpha", "recover", m.ID)
+	if err := asking.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = asking.Process.Kill(); _ = asking.Wait() }()
+	eventually(t, "the destination is asked", func() bool {
+		var children []byte
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", asking.Process.Pid))
+		for _, list := range lists {
+			more, _ := os.ReadFile(list)
+			children = append(children, more...)
+		}
+		return len(bytes.TrimSpace(children)) > 0
+	})
+	if err := l.store("alpha").PutReport(m.ID, m.Side, []byte(`{"to":"dom0-of-beta"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", m.ID); code != exitUsage || !strings.Contains(errs, "name, beta or dom0-of-beta, to go on") {
+		t.Errorf("the question: exit %d: %s", code, errs)
+	}
+	begun := time.Now()
+	code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", "--yes-i-know", "dom0-of-beta", m.ID)
+	if code != exitOK || time.Since(begun) > 10*time.Second {
+		t.Errorf("exit %d after %s: %s%s", code, time.Since(begun), out, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+}
+
+// TestResolveWaits: a program that is about to be done with the journal is
+// waited for.
+func TestResolveWaits(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	m := l.inDoubt("exit 1")
+	j, err := l.store("alpha").Open(m.ID, m.Side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(time.Second, func() { _ = j.Close() })
+	code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", "--yes-i-know", "beta", m.ID)
+	if code != exitOK || !strings.Contains(errs, "waiting for it") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	l.expectAt(l.alpha, l.beta)

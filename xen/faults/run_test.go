@@ -193,8 +193,8 @@ func recoverAll(p *proc) {
 			}
 			left = true
 			if j, err := store.Open(sum.ID, sum.Side); err == nil {
-				p.tell("recover "+string(sum.Side), r.Run(p.ctx, j))
-				_ = j.Close()
+				_, err := r.Finish(p.ctx, j)
+				p.tell("recover "+string(sum.Side), err)
 			}
 		}
 		select {
