@@ -14,6 +14,8 @@ var (
 	ErrMissing = errors.New("the domain is not there any more")
 	// ErrHasRun: the copy has run, so it is no unused copy that may go.
 	ErrHasRun = errors.New("the copy has run")
+	// ErrRuns: the guest at the source is not suspended, so it may not go.
+	ErrRuns = errors.New("the guest runs here")
 )
 
 // Host does to the guest of a migration what a journal allows. Each method is
@@ -23,7 +25,11 @@ type Host interface {
 	// devices, log-dirty mode, name. A request to suspend that may still be
 	// under way is waited for.
 	Resume(ctx context.Context, j *Journal) error
-	// Destroy ends the suspended guest at the source.
+	// Suspended returns nil if the guest is at the source as a migration leaves
+	// it; ErrRuns if it runs, or was paused.
+	Suspended(ctx context.Context, j *Journal) error
+	// Destroy ends the suspended guest at the source. It refuses one that is
+	// not: ErrRuns.
 	Destroy(ctx context.Context, j *Journal) error
 	// Start gives the guest its name at the destination and lets it run.
 	Start(ctx context.Context, j *Journal) error
@@ -309,14 +315,42 @@ func answerOf(s State) Answer {
 }
 
 // Resolve takes a person's word for a source in doubt, and acts by it: resume
-// the guest here, or destroy the copy here.
+// the guest here, or destroy the copy here. It also takes the word that a guest
+// belongs here which runs here, though it counts as handed on.
 func (r *Recovery) Resolve(ctx context.Context, j *Journal, resume bool) error {
-	if j.Migration.Side != SideSource || j.State() != SourceInDoubt {
-		return fmt.Errorf("migration %s is not in doubt here: it is %q", j.Migration.ID, j.State())
+	on, err := r.personsWord(ctx, j, resume)
+	if err == nil && on == EventRunsHere {
+		// Its name and the like are put back before that is recorded: no
+		// journal may say that one which was handed on is to be resumed.
+		err = r.Host.Resume(ctx, j)
 	}
-	on := EventStarted
-	if resume {
-		on = EventDiscarded
+	if err != nil {
+		return err
 	}
 	return r.decide(ctx, j, on, "a person's word")
+}
+
+// personsWord is the event that a person's word means. What cannot be done is
+// refused here, before it is recorded: a guest that runs is not destroyed.
+func (r *Recovery) personsWord(ctx context.Context, j *Journal, resume bool) (Event, error) {
+	state, id := j.State(), j.Migration.ID
+	if j.Migration.Side != SideSource || state != SourceInDoubt && state != SourceHandedOn {
+		return "", fmt.Errorf("migration %s is not in doubt here, it is %q: nothing to resolve", id, state)
+	}
+	if state == SourceInDoubt && resume {
+		return EventDiscarded, nil
+	}
+	err := r.Host.Suspended(ctx, j)
+	runs := errors.Is(err, ErrRuns)
+	switch {
+	case err != nil && !runs && !errors.Is(err, ErrMissing):
+		return "", err
+	case state == SourceHandedOn && resume && runs:
+		return EventRunsHere, nil
+	case !resume && runs:
+		return "", err
+	case state == SourceInDoubt:
+		return EventStarted, nil
+	}
+	return "", fmt.Errorf("migration %s is %q, and the guest does not run here: nothing to resolve, xenferry recover does the rest", id, state)
 }

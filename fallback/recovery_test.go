@@ -21,6 +21,7 @@ func (h *testHost) do(what string) error {
 	return h.err[what]
 }
 func (h *testHost) Resume(context.Context, *Journal) error     { return h.do("resume") }
+func (h *testHost) Suspended(context.Context, *Journal) error  { return h.err["suspended"] }
 func (h *testHost) Destroy(context.Context, *Journal) error    { return h.do("destroy") }
 func (h *testHost) Start(context.Context, *Journal) error      { return h.do("start") }
 func (h *testHost) Unused(context.Context, *Journal) error     { return h.do("unused") }
@@ -148,6 +149,41 @@ func TestDecidedWhileAsked(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestResolve: what a person says is recorded only if it can be done.
+func TestResolve(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		state   State
+		look    error // of Suspended
+		resume  bool
+		want    State
+		refused bool
+	}{
+		{"resume", SourceInDoubt, nil, true, SourceResumed, false},
+		{"destroy", SourceInDoubt, nil, false, SourceGone, false},
+		{"destroy what is gone", SourceInDoubt, ErrMissing, false, SourceGone, false},
+		{"destroy what runs here", SourceInDoubt, ErrRuns, false, SourceInDoubt, true},
+		{"destroy what cannot be seen", SourceInDoubt, errors.New("no hypervisor"), false, SourceInDoubt, true},
+		{"resume what runs here, handed on", SourceHandedOn, ErrRuns, true, SourceResumed, false},
+		{"resume what is suspended, handed on", SourceHandedOn, nil, true, SourceHandedOn, true},
+		{"resume what is gone, handed on", SourceHandedOn, ErrMissing, true, SourceHandedOn, true},
+		{"destroy what runs here, handed on", SourceHandedOn, ErrRuns, false, SourceHandedOn, true},
+		{"destroy what is suspended, handed on", SourceHandedOn, nil, false, SourceHandedOn, true},
+		{"resume what has not left", SourceReady, nil, true, SourceReady, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, _ := testStore(t)
+			j := mustBegin(t, s, testMigration(SideSource), tt.state)
+			defer j.Close()
+			h := &testHost{err: map[string]error{"suspended": tt.look}}
+			err := (&Recovery{Store: s, Host: h}).Resolve(t.Context(), j, tt.resume)
+			if (err != nil) != tt.refused || j.State() != tt.want || tt.refused && len(h.done) > 0 {
+				t.Errorf("%q after %q, want %q: %v", j.State(), h.done, tt.want, err)
+			}
+		})
 	}
 }
 

@@ -48,7 +48,7 @@ func resolve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if sum.State != fallback.SourceInDoubt {
+	if sum.State != fallback.SourceInDoubt && sum.State != fallback.SourceHandedOn {
 		return fmt.Errorf("guest %s of migration %s is not in doubt, it is %s: nothing to resolve", sum.Guest, sum.ID, sum.State)
 	}
 	if err := confirm(c, sum, peerNames(store, sum)); err != nil {
@@ -98,8 +98,12 @@ func confirm(c *cli.Context, sum fallback.Summary, names []string) error {
 	either := strings.Join(names, " or ")
 	typed := c.String("yes-i-know")
 	if typed == "" {
-		fmt.Fprintf(os.Stderr, "Guest %s (UUID %s, domain %d here) was handed over to %s at %s, and no answer came.\n",
-			sum.Guest, sum.UUID, sum.Domid, sum.Peer, sum.Updated().Local().Format(time.DateTime))
+		outcome := "no answer came"
+		if sum.State == fallback.SourceHandedOn {
+			outcome = "counts as handed on"
+		}
+		fmt.Fprintf(os.Stderr, "Guest %s (UUID %s, domain %d here) was handed over to %s at %s, and %s.\n",
+			sum.Guest, sum.UUID, sum.Domid, sum.Peer, sum.Updated().Local().Format(time.DateTime), outcome)
 		deed := "let it run on here: it must not run at %s, nor have run there"
 		if c.Bool("destroy") {
 			deed = "destroy the copy here: it must run at %s"

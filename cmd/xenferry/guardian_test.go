@@ -386,6 +386,53 @@ func TestResolveWaits(t *testing.T) {
 	l.expectAt(l.alpha, l.beta)
 }
 
+// resumeByHand lets the guest of a migration run on behind its journal's back.
+func (l *lab) resumeByHand(m fallback.Migration) {
+	l.t.Helper()
+	dom, err := l.alpha.Reopen(l.context(), xen.DomainRef{Domid: m.Domid, UUID: m.UUID})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer dom.Close()
+	if err := dom.Resume(l.context()); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// TestResolveRunning: a guest that runs here is not destroyed, and no word to do
+// so is recorded; one that counts as handed on can be kept.
+func TestResolveRunning(t *testing.T) {
+	for _, state := range []fallback.State{fallback.SourceInDoubt, fallback.SourceHandedOn} {
+		t.Run(string(state), func(t *testing.T) {
+			l := newLab(t, sim.GuestConfig{})
+			m := l.suspendedAs(state, "exit 1")
+			resolve := func(how string) (int, string) {
+				code, _, errs := l.xenferry("-c", "sim:alpha", "resolve", how, "--yes-i-know", "beta", m.ID)
+				return code, errs
+			}
+			if state == fallback.SourceHandedOn {
+				if code, errs := resolve("--resume"); code == exitOK || !strings.Contains(errs, "nothing to resolve") {
+					t.Errorf("--resume while it is suspended: exit %d: %s", code, errs)
+				}
+			}
+			l.resumeByHand(m)
+			if code, errs := resolve("--destroy"); code == exitOK || !strings.Contains(errs, "resolve --resume") {
+				t.Errorf("--destroy: exit %d: %s", code, errs)
+			}
+			if sum, _ := l.only("alpha"); sum.State != state {
+				t.Errorf("the journal says %q", sum.State)
+			}
+			if code, errs := resolve("--resume"); code != exitOK {
+				t.Errorf("--resume: exit %d: %s", code, errs)
+			}
+			l.expectAt(l.alpha, l.beta)
+			if code, list, errs := l.recoverAll(); code != exitOK || len(list) != 0 {
+				t.Errorf("recover: exit %d: %+v %s", code, list, errs)
+			}
+		})
+	}
+}
+
 func TestResolveDestroy(t *testing.T) {
 	l := newLab(t, sim.GuestConfig{})
 	m := l.inDoubt("exit 1")
