@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +37,9 @@ func OpenDir(dir string) (Disk, error) {
 
 // osDisk is a directory.
 type osDisk string
+
+// unfinishedName is of a file that has not got its name yet.
+var unfinishedName = regexp.MustCompile(`^\.[0-9a-f]{32}\.(source|destination)\.(journal|report)\.[0-9]+$`)
 
 // Create gives the file its name only when it is whole and on disk: there is
 // never half a first record under that name.
@@ -136,6 +141,24 @@ func (d osDisk) Remove(name string) error {
 	}
 	defer f.Close()
 	return os.Remove(filepath.Join(string(d), name))
+}
+
+// Sweep goes by the names that Create gives to files which are not whole.
+func (d osDisk) Sweep(before time.Time) error {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, e := range entries {
+		if !unfinishedName.MatchString(e.Name()) {
+			continue
+		}
+		if info, err := e.Info(); err == nil && info.ModTime().Before(before) {
+			errs = errors.Join(errs, d.Remove(e.Name()))
+		}
+	}
+	return errs
 }
 
 // osFile is a file of a directory.

@@ -24,7 +24,8 @@ var (
 const (
 	keepFinished = 200
 	keepFor      = 90 * 24 * time.Hour
-	maxListed    = 10000 // journals that are read at all
+	maxListed    = 10000     // journals that are read at all
+	creating     = time.Hour // no Create takes longer
 )
 
 // How Await waits.
@@ -49,6 +50,8 @@ type Disk interface {
 	Read(name string, limit int) ([]byte, error)
 	Names() ([]string, error)
 	Remove(name string) error
+	// Sweep removes what is left of each Create that was killed before that time.
+	Sweep(before time.Time) error
 	// Path is where a file is, for people.
 	Path(name string) string
 }
@@ -247,16 +250,14 @@ func (s *Store) List() ([]Summary, error) {
 	if err != nil {
 		return nil, err
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { _, _, ok := splitName(name); return !ok })
 	if len(names) > maxListed {
-		return nil, fmt.Errorf("%d journals, more than %d: remove old ones", len(names), maxListed)
+		return nil, fmt.Errorf("%s: %d journals, more than %d: move away those of migrations that are long over at both hosts", s.disk.Path(""), len(names), maxListed)
 	}
 	var all []Summary
 	var errs error
 	for _, name := range names {
-		id, side, ok := splitName(name)
-		if !ok {
-			continue
-		}
+		id, side, _ := splitName(name)
 		sum, err := s.Read(id, side)
 		switch {
 		case errors.Is(err, ErrUnknown): // pruned this moment
@@ -278,9 +279,15 @@ func splitName(name string) (id string, side Side, ok bool) {
 	return id, side, isJournal && err == nil
 }
 
-// Prune removes the journals of old finished migrations, and their reports. One
-// that ran at this destination without the source's last word stays: the source
-// may still ask, and must not hear that it is unknown.
+// Prune removes the journals of old finished migrations, and their reports, and
+// what killed programs have left of files that they were making.
+//
+// One that ran at this destination without the source's last word stays, however
+// old: a source in doubt keeps its guest, suspended, until it is answered, and
+// may come to ask after any time. Without the journal the answer could only be
+// drawn from whether the guest is here; it may have moved on, or have been shut
+// down, and the source would then be told that it never ran, and resume a guest
+// of long ago on a disk that has changed.
 func (s *Store) Prune(now time.Time) error {
 	all, errs := s.List()
 	slices.Reverse(all)
@@ -298,5 +305,5 @@ func (s *Store) Prune(now time.Time) error {
 		}
 		errs = errors.Join(errs, err)
 	}
-	return errs
+	return errors.Join(errs, s.disk.Sweep(now.Add(-creating)))
 }

@@ -301,6 +301,30 @@ func TestRecoverCodes(t *testing.T) {
 	}
 }
 
+// TestArrivedForGood: nobody will ask about a guest that came from a file, or
+// from a sender of xl's protocol, so its journal need not stay.
+func TestArrivedForGood(t *testing.T) {
+	for name, arrive := range map[string]func(*lab){
+		"restore": func(l *lab) {
+			file := filepath.Join(t.TempDir(), "db1.save")
+			l.must("-c", "sim:alpha", "save", "db1", file)
+			l.must("-c", "sim:beta", "restore", file)
+		},
+		"xl-receive": func(l *lab) {
+			l.must("-c", "sim:alpha", "migrate", "--stock", "-s", "", "db1", os.Args[0]+" -c sim:beta xl-receive")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, sim.GuestConfig{})
+			arrive(l)
+			l.expectAt(l.beta, l.alpha)
+			if sum, _ := l.only("beta"); sum.State != fallback.DestinationSettled {
+				t.Errorf("the journal says %q", sum.State)
+			}
+		})
+	}
+}
+
 // TestInDoubt: a destination that does not know the migration promises never to
 // run it, and the guest runs on at the source.
 func TestInDoubt(t *testing.T) {

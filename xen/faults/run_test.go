@@ -319,6 +319,7 @@ func (r raw) Create(string, []byte) (fallback.File, error) { return nil, errDead
 func (r raw) Open(string) (fallback.File, error)           { return nil, errDead }
 func (r raw) Names() ([]string, error)                     { return nil, nil }
 func (r raw) Remove(string) error                          { return nil }
+func (r raw) Sweep(time.Time) error                        { return nil }
 func (r raw) Path(name string) string                      { return name }
 func (r raw) Read(name string, _ int) ([]byte, error) {
 	if f := r.d.files[name]; f != nil {
