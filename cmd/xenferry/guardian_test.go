@@ -364,12 +364,14 @@ func TestResolve(t *testing.T) {
 // person from deciding, by any name that it has been shown with.
 func TestResolveBesideQuestion(t *testing.T) {
 	l := newLab(t, sim.GuestConfig{})
-	m := l.inDoubt("exec cat > /dev/null")
+	m := l.inDoubt("cat > /dev/null; true")
 	asking := l.command("-c", "sim:alpha", "recover", m.ID)
 	if err := asking.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = asking.Process.Kill(); _ = asking.Wait() }()
+	asked := make(chan struct{})
+	go func() { _ = asking.Wait(); close(asked) }()
+	defer func() { _ = asking.Process.Kill(); <-asked }()
 	eventually(t, "the destination is asked", func() bool {
 		var children []byte
 		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", asking.Process.Pid))
@@ -389,6 +391,11 @@ func TestResolveBesideQuestion(t *testing.T) {
 	code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", "--yes-i-know", "dom0-of-beta", m.ID)
 	if code != exitOK || time.Since(begun) > 10*time.Second {
 		t.Errorf("exit %d after %s: %s%s", code, time.Since(begun), out, errs)
+	}
+	select {
+	case <-asked:
+		t.Error("the question was over before the person decided")
+	default:
 	}
 	l.expectAt(l.alpha, l.beta)
 }
