@@ -93,7 +93,8 @@ func (r *Recovery) Finish(ctx context.Context, j *Journal) (Summary, error) {
 		err = context.Cause(ctx) // given up, which says nothing about the guest
 	}
 	if on == EventFailure {
-		return j.summary(), err
+		sum, readErr := r.Store.Read(j.Migration.ID, j.Migration.Side) // a person may have decided
+		return sum, errors.Join(err, readErr)
 	}
 	again, err := r.Store.Open(j.Migration.ID, j.Migration.Side)
 	if err != nil {
