@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -66,6 +67,9 @@ const lockRetry = 5 * time.Millisecond
 
 // osDisk is a directory.
 type osDisk string
+
+// unfinishedName is of a file that has not got its name yet.
+var unfinishedName = regexp.MustCompile(`^\.[0-9a-f]{32}\.(source|destination)\.(journal|report)\.[0-9]+$`)
 
 // Create gives the file its name only when it is whole and on disk: there is
 // never half a first record under that name.
@@ -176,6 +180,24 @@ func (d osDisk) Remove(name string) error {
 	}
 	defer f.Close()
 	return os.Remove(filepath.Join(string(d), name))
+}
+
+// Sweep goes by the names that Create gives to files which are not whole.
+func (d osDisk) Sweep(before time.Time) error {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, e := range entries {
+		if !unfinishedName.MatchString(e.Name()) {
+			continue
+		}
+		if info, err := e.Info(); err == nil && info.ModTime().Before(before) {
+			errs = errors.Join(errs, d.Remove(e.Name()))
+		}
+	}
+	return errs
 }
 
 // osFile is a file of a directory.

@@ -7,12 +7,8 @@ import (
 	"time"
 )
 
-// How often a guardian tries.
-const (
-	heldRetry = 10 * time.Millisecond // the dead ward's journal is still held
-	heldLimit = time.Minute           // so long, that it is worth a word
-	firstTry  = 250 * time.Millisecond
-)
+// firstTry is the first pause between a guardian's tries.
+const firstTry = 250 * time.Millisecond
 
 // Ward is the process that a guardian looks after.
 type Ward interface {
@@ -53,38 +49,20 @@ func Guard(ctx context.Context, w Ward, r *Recovery, id string, side Side, retry
 
 // guardOnce tries once. done: nothing is left, or nothing can be done.
 func guardOnce(ctx context.Context, r *Recovery, id string, side Side, report func(string)) (done bool, err error) {
-	j, err := openHeld(ctx, r.Store, id, side)
+	j, err := r.Store.Await(ctx, id, side)
 	if errors.Is(err, ErrUnknown) {
 		return true, nil // it died before it began
 	}
 	if err != nil {
 		return false, err
 	}
-	defer j.Close()
 	if j.Finished() {
-		return true, nil
+		return true, j.Close()
 	}
 	report(fmt.Sprintf("guest %s is %s", j.Migration.Guest, j.State()))
-	err = r.Run(ctx, j)
-	if j.Finished() {
-		report(fmt.Sprintf("guest %s is %s", j.Migration.Guest, j.State()))
+	sum, err := r.Finish(ctx, j)
+	if sum.Finished {
+		report(fmt.Sprintf("guest %s is %s", sum.Guest, sum.State))
 	}
-	return j.Finished(), err
-}
-
-// openHeld waits for whoever still holds the journal: a child of the dead ward,
-// or another recovery.
-func openHeld(ctx context.Context, s *Store, id string, side Side) (*Journal, error) {
-	limit := time.Now().Add(heldLimit)
-	for {
-		j, err := s.Open(id, side)
-		if !errors.Is(err, ErrBusy) || time.Now().After(limit) {
-			return j, err
-		}
-		select {
-		case <-time.After(heldRetry):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
+	return sum.Finished, err
 }

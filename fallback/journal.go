@@ -116,6 +116,8 @@ func (j *Journal) confirm() error {
 	return nil
 }
 
+func (j *Journal) summary() Summary { return summaryOf(j.Migration, j.Steps) }
+
 // Close gives the journal up to the next process.
 func (j *Journal) Close() error { return j.file.Close() }
 

@@ -3,9 +3,11 @@ package fallback
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -285,6 +287,68 @@ func TestPrune(t *testing.T) {
 	all, err := s.List()
 	if err != nil || len(all) != 2 || all[0].ID[0] != '2' || all[1].ID[0] != '3' {
 		t.Errorf("left: %+v, %v", all, err)
+	}
+}
+
+// TestPruneLeftovers: what a kill inside Create has left goes when it is old and
+// nobody holds it; all else that is no journal is not looked at.
+func TestPruneLeftovers(t *testing.T) {
+	s, dir := testStore(t)
+	put := func(name string, age time.Duration) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(-age)
+		if err := os.Chtimes(path, when, when); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	put("."+testID+".source.journal.123", 2*creating)
+	put("."+testID+".destination.report.9", 2*creating)
+	held := put("."+testID+".source.journal.4", 2*creating)
+	want := []string{filepath.Base(held)}
+	for _, name := range []string{"." + testID + ".source.journal.5", ".other.5", "guardian.log"} {
+		age := 2 * creating
+		if strings.HasSuffix(name, "journal.5") {
+			age = 0
+		}
+		want = append(want, filepath.Base(put(name, age)))
+	}
+	f, err := s.disk.Open(filepath.Base(held))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := s.Prune(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	left, err := s.disk.Names()
+	slices.Sort(left)
+	slices.Sort(want)
+	if err != nil || !slices.Equal(left, want) {
+		t.Errorf("left: %q, want %q: %v", left, want, err)
+	}
+}
+
+// manyNames is a disk with more names than journals that may be listed.
+type manyNames struct{ Disk }
+
+func (d manyNames) Names() ([]string, error) {
+	names, err := d.Disk.Names()
+	for i := range maxListed {
+		names = append(names, fmt.Sprintf("%032x.source.report", i))
+	}
+	return names, err
+}
+
+// TestOnlyJournalsCount: reports and other files are no reason to refuse.
+func TestOnlyJournalsCount(t *testing.T) {
+	s, _ := testStore(t)
+	_ = mustBegin(t, s, testMigration(SideSource), SourceGone).Close()
+	if all, err := NewStore(manyNames{s.disk}).List(); err != nil || len(all) != 1 {
+		t.Errorf("%d, %v", len(all), err)
 	}
 }
 

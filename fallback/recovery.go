@@ -14,6 +14,8 @@ var (
 	ErrMissing = errors.New("the domain is not there any more")
 	// ErrHasRun: the copy has run, so it is no unused copy that may go.
 	ErrHasRun = errors.New("the copy has run")
+	// ErrRuns: the guest at the source is not suspended, so it may not go.
+	ErrRuns = errors.New("the guest runs here")
 )
 
 // Host does to the guest of a migration what a journal allows. Each method is
@@ -23,7 +25,11 @@ type Host interface {
 	// devices, log-dirty mode, name. A request to suspend that may still be
 	// under way is waited for.
 	Resume(ctx context.Context, j *Journal) error
-	// Destroy ends the suspended guest at the source.
+	// Suspended returns nil if the guest is at the source as a migration leaves
+	// it; ErrRuns if it runs, or was paused.
+	Suspended(ctx context.Context, j *Journal) error
+	// Destroy ends the suspended guest at the source. It refuses one that is
+	// not: ErrRuns.
 	Destroy(ctx context.Context, j *Journal) error
 	// Start gives the guest its name at the destination and lets it run.
 	Start(ctx context.Context, j *Journal) error
@@ -69,8 +75,53 @@ type Recovery struct {
 	Witness Witness // nil: there is none
 }
 
-// Run does for one end what its journal allows, and no more. On return the
-// journal says how far that was; the error is what hindered more.
+// Finish does for one end what its journal allows, and no more. It takes j over
+// and closes it. The summary says how far that was, the error what hindered more.
+//
+// Nobody holds the journal while the destination is asked, which takes as long
+// as a destination that hangs likes: a person can decide meanwhile. What the
+// destination then says is acted on only if the doubt is still there; it is as
+// true then as when it was said, for a destination never takes it back.
+func (r *Recovery) Finish(ctx context.Context, j *Journal) (Summary, error) {
+	if j.State() != SourceInDoubt {
+		defer j.Close()
+		err := r.Run(ctx, j)
+		return j.summary(), err
+	}
+	_ = j.Close()
+	on, err := r.ask(ctx, j.Migration)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // given up, which says nothing about the guest
+	}
+	if on == EventFailure {
+		sum, readErr := r.Store.Read(j.Migration.ID, j.Migration.Side) // a person may have decided
+		return sum, errors.Join(err, readErr)
+	}
+	again, err := r.Store.Open(j.Migration.ID, j.Migration.Side)
+	if err != nil {
+		return j.summary(), err
+	}
+	defer again.Close()
+	if again.State() == SourceInDoubt {
+		err = r.decide(ctx, again, on, "")
+	} else {
+		err = r.Run(ctx, again)
+	}
+	return again.summary(), err
+}
+
+// decide takes the word of one who knows what has become of a migration in
+// doubt, and acts by it.
+func (r *Recovery) decide(ctx context.Context, j *Journal, on Event, note string) error {
+	m := NewMachineAt(Source, j.State())
+	m.OnStep = func(t Transition) error { return j.Record(t, note) }
+	if _, err := m.Step(on); err != nil {
+		return err
+	}
+	return r.Run(ctx, j)
+}
+
+// Run is Finish for a journal that stays held. It asks nobody: a doubt stays.
 func (r *Recovery) Run(ctx context.Context, j *Journal) error {
 	table, err := j.Migration.Side.table()
 	if err != nil {
@@ -115,7 +166,7 @@ func (r *Recovery) next(ctx context.Context, j *Journal) (Event, error) {
 	host := r.host(j)
 	switch j.State() {
 	case SourceInDoubt:
-		return r.ask(ctx, j.Migration)
+		return EventFailure, errors.New("only the destination knows whether it runs there")
 	case SourceHandedOn:
 		return outcome(host.Destroy(ctx, j), EventDestroyed, EventDestroyed)
 	case SourceResuming:
@@ -157,11 +208,12 @@ type rebooted struct{ Host }
 
 var errRebooted = fmt.Errorf("%w: this host has been down since", ErrMissing)
 
-func (rebooted) Resume(context.Context, *Journal) error  { return errRebooted }
-func (rebooted) Destroy(context.Context, *Journal) error { return errRebooted }
-func (rebooted) Start(context.Context, *Journal) error   { return errRebooted }
-func (rebooted) Unused(context.Context, *Journal) error  { return errRebooted }
-func (rebooted) Discard(context.Context, *Journal) error { return errRebooted }
+func (rebooted) Resume(context.Context, *Journal) error    { return errRebooted }
+func (rebooted) Suspended(context.Context, *Journal) error { return errRebooted }
+func (rebooted) Destroy(context.Context, *Journal) error   { return errRebooted }
+func (rebooted) Start(context.Context, *Journal) error     { return errRebooted }
+func (rebooted) Unused(context.Context, *Journal) error    { return errRebooted }
+func (rebooted) Discard(context.Context, *Journal) error   { return errRebooted }
 
 // Checked is the event that the result of Host.Unused means.
 func Checked(err error) (Event, error) {
@@ -295,19 +347,42 @@ func answerOf(s State) Answer {
 }
 
 // Resolve takes a person's word for a source in doubt, and acts by it: resume
-// the guest here, or destroy the copy here.
+// the guest here, or destroy the copy here. It also takes the word that a guest
+// belongs here which runs here, though it counts as handed on.
 func (r *Recovery) Resolve(ctx context.Context, j *Journal, resume bool) error {
-	if j.Migration.Side != SideSource || j.State() != SourceInDoubt {
-		return fmt.Errorf("migration %s is not in doubt here: it is %q", j.Migration.ID, j.State())
+	on, err := r.personsWord(ctx, j, resume)
+	if err == nil && on == EventRunsHere {
+		// Its name and the like are put back before that is recorded: no
+		// journal may say that one which was handed on is to be resumed.
+		err = r.host(j).Resume(ctx, j)
 	}
-	m := NewMachineAt(Source, j.State())
-	m.OnStep = func(t Transition) error { return j.Record(t, "a person's word") }
-	on := EventStarted
-	if resume {
-		on = EventDiscarded
-	}
-	if _, err := m.Step(on); err != nil {
+	if err != nil {
 		return err
 	}
-	return r.Run(ctx, j)
+	return r.decide(ctx, j, on, "a person's word")
+}
+
+// personsWord is the event that a person's word means. What cannot be done is
+// refused here, before it is recorded: a guest that runs is not destroyed.
+func (r *Recovery) personsWord(ctx context.Context, j *Journal, resume bool) (Event, error) {
+	state, id := j.State(), j.Migration.ID
+	if j.Migration.Side != SideSource || state != SourceInDoubt && state != SourceHandedOn {
+		return "", fmt.Errorf("migration %s is not in doubt here, it is %q: nothing to resolve", id, state)
+	}
+	if state == SourceInDoubt && resume {
+		return EventDiscarded, nil
+	}
+	err := r.host(j).Suspended(ctx, j)
+	runs := errors.Is(err, ErrRuns)
+	switch {
+	case err != nil && !runs && !errors.Is(err, ErrMissing):
+		return "", err
+	case state == SourceHandedOn && resume && runs:
+		return EventRunsHere, nil
+	case !resume && runs:
+		return "", err
+	case state == SourceInDoubt:
+		return EventStarted, nil
+	}
+	return "", fmt.Errorf("migration %s is %q, and the guest does not run here: nothing to resolve, xenferry recover does the rest", id, state)
 }

@@ -20,11 +20,12 @@ func (h *testHost) do(what string) error {
 	h.done = append(h.done, what)
 	return h.err[what]
 }
-func (h *testHost) Resume(context.Context, *Journal) error  { return h.do("resume") }
-func (h *testHost) Destroy(context.Context, *Journal) error { return h.do("destroy") }
-func (h *testHost) Start(context.Context, *Journal) error   { return h.do("start") }
-func (h *testHost) Unused(context.Context, *Journal) error  { return h.do("unused") }
-func (h *testHost) Discard(context.Context, *Journal) error { return h.do("discard") }
+func (h *testHost) Resume(context.Context, *Journal) error    { return h.do("resume") }
+func (h *testHost) Suspended(context.Context, *Journal) error { return h.err["suspended"] }
+func (h *testHost) Destroy(context.Context, *Journal) error   { return h.do("destroy") }
+func (h *testHost) Start(context.Context, *Journal) error     { return h.do("start") }
+func (h *testHost) Unused(context.Context, *Journal) error    { return h.do("unused") }
+func (h *testHost) Discard(context.Context, *Journal) error   { return h.do("discard") }
 func (h *testHost) Here(_ context.Context, _ string, except uint32) (bool, error) {
 	return h.here != 0 && h.here != except, nil
 }
@@ -76,19 +77,110 @@ func TestRecovery(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s, _ := testStore(t)
-			j := mustBegin(t, s, testMigration(tt.side), tt.state)
-			defer j.Close()
 			h := &testHost{err: tt.err}
 			r := &Recovery{Store: s, Host: h, Peer: h, Witness: tt.witness}
-			err := r.Run(t.Context(), j)
-			for j.State() != tt.want && err != nil && len(h.done) < 2 {
-				err = r.Run(t.Context(), j) // a guardian tries again
+			sum, err := r.Finish(t.Context(), mustBegin(t, s, testMigration(tt.side), tt.state))
+			for sum.State != tt.want && err != nil && len(h.done) < 2 {
+				sum, err = finish(t, r, tt.side) // a guardian tries again
 			}
-			if j.State() != tt.want || !slices.Equal(h.done, tt.done) {
-				t.Errorf("%q after %q, want %q after %q: %v", j.State(), h.done, tt.want, tt.done, err)
+			if sum.State != tt.want || !slices.Equal(h.done, tt.done) {
+				t.Errorf("%q after %q, want %q after %q: %v", sum.State, h.done, tt.want, tt.done, err)
 			}
-			if (err == nil) != j.Finished() {
-				t.Errorf("finished %v, error %v", j.Finished(), err)
+			if (err == nil) != sum.Finished {
+				t.Errorf("finished %v, error %v", sum.Finished, err)
+			}
+			if j, err := s.Open(testID, tt.side); err != nil {
+				t.Errorf("the journal is still held: %v", err)
+			} else if _ = j.Close(); j.State() != tt.want {
+				t.Errorf("the journal says %q", j.State())
+			}
+		})
+	}
+}
+
+func finish(t *testing.T, r *Recovery, side Side) (Summary, error) {
+	t.Helper()
+	j, err := r.Store.Open(testID, side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Finish(t.Context(), j)
+}
+
+// slowPeer gives its answer after a person has decided.
+type slowPeer struct {
+	t      *testing.T
+	r      *Recovery
+	resume bool
+	answer Answer
+}
+
+func (p slowPeer) Ask(ctx context.Context, m Migration) (Answer, error) {
+	j, err := p.r.Store.Open(m.ID, m.Side)
+	if err != nil {
+		p.t.Fatalf("a person cannot decide while the destination is asked: %v", err)
+	}
+	defer j.Close()
+	if err := p.r.Resolve(ctx, j, p.resume); err != nil {
+		p.t.Error(err)
+	}
+	return p.answer, nil
+}
+
+// TestDecidedWhileAsked: a person decides while the destination thinks. What it
+// says afterwards changes nothing.
+func TestDecidedWhileAsked(t *testing.T) {
+	for _, resume := range []bool{true, false} {
+		for _, answer := range []Answer{AnswerStarted, AnswerDiscarded, AnswerPending} {
+			t.Run(fmt.Sprintf("resume %v, %s", resume, answer), func(t *testing.T) {
+				s, _ := testStore(t)
+				h := &testHost{}
+				r := &Recovery{Store: s, Host: h}
+				r.Peer = slowPeer{t, r, resume, answer}
+				_ = mustBegin(t, s, testMigration(SideSource), SourceInDoubt).Close()
+				want, done := SourceGone, "destroy"
+				if resume {
+					want, done = SourceResumed, "resume"
+				}
+				sum, err := finish(t, r, SideSource)
+				if (err != nil) != (answer == AnswerPending) || sum.State != want || !slices.Equal(h.done, []string{done}) {
+					t.Errorf("%q after %q, want %q: %v", sum.State, h.done, want, err)
+				}
+			})
+		}
+	}
+}
+
+// TestResolve: what a person says is recorded only if it can be done.
+func TestResolve(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		state   State
+		look    error // of Suspended
+		resume  bool
+		want    State
+		refused bool
+	}{
+		{"resume", SourceInDoubt, nil, true, SourceResumed, false},
+		{"destroy", SourceInDoubt, nil, false, SourceGone, false},
+		{"destroy what is gone", SourceInDoubt, ErrMissing, false, SourceGone, false},
+		{"destroy what runs here", SourceInDoubt, ErrRuns, false, SourceInDoubt, true},
+		{"destroy what cannot be seen", SourceInDoubt, errors.New("no hypervisor"), false, SourceInDoubt, true},
+		{"resume what runs here, handed on", SourceHandedOn, ErrRuns, true, SourceResumed, false},
+		{"resume what is suspended, handed on", SourceHandedOn, nil, true, SourceHandedOn, true},
+		{"resume what is gone, handed on", SourceHandedOn, ErrMissing, true, SourceHandedOn, true},
+		{"destroy what runs here, handed on", SourceHandedOn, ErrRuns, false, SourceHandedOn, true},
+		{"destroy what is suspended, handed on", SourceHandedOn, nil, false, SourceHandedOn, true},
+		{"resume what has not left", SourceReady, nil, true, SourceReady, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, _ := testStore(t)
+			j := mustBegin(t, s, testMigration(SideSource), tt.state)
+			defer j.Close()
+			h := &testHost{err: map[string]error{"suspended": tt.look}}
+			err := (&Recovery{Store: s, Host: h}).Resolve(t.Context(), j, tt.resume)
+			if (err != nil) != tt.refused || j.State() != tt.want || tt.refused && len(h.done) > 0 {
+				t.Errorf("%q after %q, want %q: %v", j.State(), h.done, tt.want, err)
 			}
 		})
 	}

@@ -26,6 +26,7 @@ const (
 	EventDestroyed Event = "destroyed"     // the guest here is destroyed
 	EventResumed   Event = "runs again"    // it runs here, and all is put back
 	EventSaved     Event = "saved"         // the guest is whole in a file
+	EventRunsHere  Event = "runs here"     // a person says that it belongs here, where it runs
 	EventMissing   Event = "missing"       // there is no such domain here any more
 )
 
@@ -55,6 +56,7 @@ var Source = Table{
 	{SourceInDoubt, EventFailure, SourceInDoubt, DoAsk, false, "it may run there: running it here too would destroy its data"},
 	{SourceHandedOn, EventDestroyed, SourceGone, DoNothing, false, "exactly one is left"},
 	{SourceHandedOn, EventFailure, SourceHandedOn, DoRetry, false, "the stale copy stays suspended until it can be destroyed"},
+	{SourceHandedOn, EventRunsHere, SourceResumed, DoNothing, false, "somebody has let it run on, which nothing here would do"},
 	{SourceResuming, EventResumed, SourceResumed, DoNothing, false, "as if nothing had been"},
 	{SourceResuming, EventFailure, SourceResuming, DoRetry, false, "it is whole, and belongs here"},
 	{SourceResuming, EventMissing, SourceLost, DoReport, false, "it has not run elsewhere: it can be started anew here"},

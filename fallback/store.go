@@ -2,6 +2,7 @@ package fallback
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,7 +24,14 @@ var (
 const (
 	keepFinished = 200
 	keepFor      = 90 * 24 * time.Hour
-	maxListed    = 10000 // journals that are read at all
+	maxListed    = 10000     // journals that are read at all
+	creating     = time.Hour // no Create takes longer
+)
+
+// How Await waits.
+const (
+	heldRetry = 10 * time.Millisecond
+	heldLimit = time.Minute // so long, that it is worth a word
 )
 
 const journalSuffix = ".journal"
@@ -42,6 +50,8 @@ type Disk interface {
 	Read(name string, limit int) ([]byte, error)
 	Names() ([]string, error)
 	Remove(name string) error
+	// Sweep removes what is left of each Create that was killed before that time.
+	Sweep(before time.Time) error
 	// Path is where a file is, for people.
 	Path(name string) string
 	// Boot names this run of the host whose disk it is; "" if unknown.
@@ -139,6 +149,24 @@ func (s *Store) Open(id string, side Side) (*Journal, error) {
 	return j, nil
 }
 
+// Await is Open that waits for whoever holds the journal: a child of a program
+// that has died, or one that is about to bring the migration to its end. It
+// waits for no longer than heldLimit.
+func (s *Store) Await(ctx context.Context, id string, side Side) (*Journal, error) {
+	limit := time.Now().Add(heldLimit)
+	for {
+		j, err := s.Open(id, side)
+		if !errors.Is(err, ErrBusy) || time.Now().After(limit) {
+			return j, err
+		}
+		select {
+		case <-time.After(heldRetry):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // unreadable says what a person can do about a journal that no program acts on.
 func (s *Store) unreadable(name string, err error) error {
 	if errors.Is(err, ErrDamaged) {
@@ -186,8 +214,12 @@ func (s *Store) Read(id string, side Side) (Summary, error) {
 	if err != nil {
 		return Summary{}, s.unreadable(name, err)
 	}
+	return summaryOf(m, steps), nil
+}
+
+func summaryOf(m Migration, steps []Record) Summary {
 	state := stateOf(m, steps)
-	return Summary{Migration: m, State: state, Finished: Finished(m.Side, state), Steps: steps}, nil
+	return Summary{Migration: m, State: state, Finished: Finished(m.Side, state), Steps: steps}
 }
 
 // Held tells whether some process works on that end of the migration now.
@@ -221,16 +253,14 @@ func (s *Store) List() ([]Summary, error) {
 	if err != nil {
 		return nil, err
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { _, _, ok := splitName(name); return !ok })
 	if len(names) > maxListed {
-		return nil, fmt.Errorf("%d journals, more than %d: remove old ones", len(names), maxListed)
+		return nil, fmt.Errorf("%s: %d journals, more than %d: move away those of migrations that are long over at both hosts", s.disk.Path(""), len(names), maxListed)
 	}
 	var all []Summary
 	var errs error
 	for _, name := range names {
-		id, side, ok := splitName(name)
-		if !ok {
-			continue
-		}
+		id, side, _ := splitName(name)
 		sum, err := s.Read(id, side)
 		switch {
 		case errors.Is(err, ErrUnknown): // pruned this moment
@@ -252,9 +282,15 @@ func splitName(name string) (id string, side Side, ok bool) {
 	return id, side, isJournal && err == nil
 }
 
-// Prune removes the journals of old finished migrations, and their reports. One
-// that ran at this destination without the source's last word stays: the source
-// may still ask, and must not hear that it is unknown.
+// Prune removes the journals of old finished migrations, and their reports, and
+// what killed programs have left of files that they were making.
+//
+// One that ran at this destination without the source's last word stays, however
+// old: a source in doubt keeps its guest, suspended, until it is answered, and
+// may come to ask after any time. Without the journal the answer could only be
+// drawn from whether the guest is here; it may have moved on, or have been shut
+// down, and the source would then be told that it never ran, and resume a guest
+// of long ago on a disk that has changed.
 func (s *Store) Prune(now time.Time) error {
 	all, errs := s.List()
 	slices.Reverse(all)
@@ -272,5 +308,5 @@ func (s *Store) Prune(now time.Time) error {
 		}
 		errs = errors.Join(errs, err)
 	}
-	return errs
+	return errors.Join(errs, s.disk.Sweep(now.Add(-creating)))
 }

@@ -64,8 +64,13 @@ func TestNeverTwo(t *testing.T) {
 			t.Errorf("the source resumes in doubt on %q", r.On)
 		}
 	}
-	if s := reach(Source, SourceHandedOn); s[SourceResuming] || s[SourceResumed] {
+	if reach(Source, SourceHandedOn)[SourceResuming] {
 		t.Error("the source can resume a guest that runs at the destination")
+	}
+	for _, r := range Source {
+		if r.From == SourceHandedOn && r.To == SourceResumed && (r.On != EventRunsHere || r.Do != DoNothing) {
+			t.Errorf("a guest that runs at the destination can run here on %q", r.On)
+		}
 	}
 	for _, r := range Destination {
 		if r.Do == DoStart && (r.From != DestinationReady || r.On != EventGo) {

@@ -336,7 +336,7 @@ func (d *destination) finish(ctx context.Context) error {
 	if err := d.mem.settled(); err != nil {
 		return err
 	}
-	if err := d.checkHash(m.Final.MemoryHash); err != nil {
+	if err := d.checkHash(ctx, m.Final.MemoryHash); err != nil {
 		return err
 	}
 	d.watch.note("memory looked over", begun)
@@ -354,11 +354,11 @@ func (d *destination) finish(ctx context.Context) error {
 	}})
 }
 
-func (d *destination) checkHash(want string) error {
+func (d *destination) checkHash(ctx context.Context, want string) error {
 	if want == "" {
 		return nil
 	}
-	got, err := hashArrived(d.mem)
+	got, err := hashArrived(ctx, d.mem)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package xen
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -34,28 +35,31 @@ type mapper interface {
 }
 
 // hashMemory sums the memory of a suspended guest at the source.
-func hashMemory(dom Domain) (string, error) {
+func hashMemory(ctx context.Context, dom Domain) (string, error) {
 	all := NewBitmap(dom.Pages())
 	all.SetAll(dom.Pages())
-	return hashPages(dom, all, dom.Pages(), nil)
+	return hashPages(ctx, dom, all, dom.Pages(), nil)
 }
 
 // hashArrived sums the memory that has arrived.
-func hashArrived(m *memory) (string, error) {
+func hashArrived(ctx context.Context, m *memory) (string, error) {
 	bm, zero := NewBitmap(m.pages), NewBitmap(m.pages)
 	for i := range bm {
 		zero[i] = m.zero[i].Load()
 		bm[i] = m.present[i].Load() | zero[i]
 	}
-	return hashPages(m.in, bm, m.pages, zero)
+	return hashPages(ctx, m.in, bm, m.pages, zero)
 }
 
 // hashPages sums the pages in bm. Those also in zero are known to be zero and
-// not read.
-func hashPages(from mapper, bm Bitmap, pages uint64, zero Bitmap) (string, error) {
+// not read. It ends when ctx does: the guest is suspended meanwhile.
+func hashPages(ctx context.Context, from mapper, bm Bitmap, pages uint64, zero Bitmap) (string, error) {
 	sum, b := newMemoryHash(), NewBatch()
 	cur := &cursor{bm: bm, pages: pages, most: BatchPages}
 	for cur.fill(b) {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
 		b.Grow()
 		clear(b.Types)
 		if err := from.Map(b); err != nil {

@@ -111,15 +111,34 @@ func (r recoveryHost) Destroy(ctx context.Context, j *fallback.Journal) error {
 	if err != nil {
 		return missing(err)
 	}
-	info, err := dom.Info(ctx)
-	switch {
-	case err != nil:
-	case info.State == StateRunning || info.State == StatePaused:
-		err = fmt.Errorf("domain %d (%s) is %s, not the suspended copy of a guest that has moved: it is not destroyed", info.Domid, info.Name, info.State)
-	default:
+	err = suspended(ctx, dom)
+	if err == nil {
 		err = dom.Destroy(ctx)
 	}
 	return missing(errors.Join(err, dom.Close()))
+}
+
+// Suspended implements fallback.Host.
+func (r recoveryHost) Suspended(ctx context.Context, j *fallback.Journal) error {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.Undo)
+	defer cancel()
+	dom, err := r.host.Reopen(ctx, refOf(j))
+	if err != nil {
+		return missing(err)
+	}
+	return missing(errors.Join(suspended(ctx, dom), dom.Close()))
+}
+
+// suspended returns nil unless the guest runs or is paused: then somebody has
+// let it go on, and it is no leftover.
+func suspended(ctx context.Context, dom Domain) error {
+	info, err := dom.Info(ctx)
+	if err == nil && (info.State == StateRunning || info.State == StatePaused) {
+		err = fmt.Errorf("%w: domain %d (%s) is %s, not the suspended copy of a guest that has moved, and is not destroyed; "+
+			"if it belongs here, say so with xenferry resolve --resume; if it must go, destroy it yourself and try again",
+			fallback.ErrRuns, info.Domid, info.Name, info.State)
+	}
+	return err
 }
 
 // Start implements fallback.Host.

@@ -399,7 +399,13 @@ func (r *restore) unpause(ctx context.Context) error {
 		r.report.Running = true
 	}
 	// It runs: a journal that cannot be written must not end it any more.
-	if _, err := r.step(fallback.EventUnpaused, nil); err != nil {
+	_, err := r.step(fallback.EventUnpaused, nil)
+	if err == nil {
+		// A file cannot ask what has become of the guest, nor can a sender of
+		// xl's protocol. So its journal need not be kept for that.
+		_, err = r.step(fallback.EventAck, nil)
+	}
+	if err != nil {
 		r.note(fmt.Sprintf("the guest is here, but the journal could not be brought to its end: %v", err))
 	}
 	return nil

@@ -386,12 +386,12 @@ func (s *source) verify(ctx context.Context) error {
 	return nil
 }
 
-func (s *source) finalState(context.Context) error {
+func (s *source) finalState(ctx context.Context) error {
 	begun := time.Now()
 	defer func() { s.watch.note("state sent", begun) }()
 	if s.opts.MemoryHash {
 		var err error
-		if s.report.MemoryHash, err = hashMemory(s.dom); err != nil {
+		if s.report.MemoryHash, err = hashMemory(ctx, s.dom); err != nil {
 			return err
 		}
 	}

@@ -55,26 +55,62 @@ func migrate(c *cli.Context) error {
 	if c.NArg() != 2 {
 		return usagef("migrate takes <domain> <host>, not %d arguments (see xenferry migrate --help)", c.NArg())
 	}
-	host, err := openHost(c.Context, c.String("connect"))
+	ctx := c.Context
+	if d := c.Duration("deadline"); d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, d, fmt.Errorf("%w: %s", xen.ErrDeadline, d))
+		defer cancel()
+	}
+	return beforeEngine(ctx, migrateWithin(ctx, c, args))
+}
+
+// beforeEngine turns an error of a deadline that runs out before the engine has
+// begun into a failure such as the engine's: the guest was not touched.
+func beforeEngine(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	var failure *xen.MigrateError
+	var stock *xen.SaveError
+	switch {
+	case !errors.Is(cause, xen.ErrDeadline), errors.As(err, &failure), errors.As(err, &stock):
+		return err
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, xen.ErrDeadline):
+		return &xen.MigrateError{Phase: "open", Outcome: xen.OutcomeAtSource, Cause: cause}
+	}
+	return err
+}
+
+// migrateWithin moves the guest in the way that fits it and the other host.
+func migrateWithin(ctx context.Context, c *cli.Context, args xen.SourceOptions) error {
+	host, err := openHost(ctx, c.String("connect"))
 	if err != nil {
 		return err
 	}
 	defer host.Close()
-	info, err := host.Find(c.Context, c.Args().Get(0))
+	info, err := host.Find(ctx, c.Args().Get(0))
 	if err != nil {
 		return err
 	}
 	if c.IsSet("C") {
-		if args.Config, err = readConfig(c.Context, c.String("C")); err != nil {
+		if args.Config, err = readConfig(ctx, c.String("C")); err != nil {
 			return err
 		}
 	}
 	if c.Bool("stock") {
-		return migrateStock(c, host, info, args)
+		return migrateStock(ctx, c, host, info, args)
 	}
 	if info.Type == xen.TypePV {
-		return migratePV(c, host, info, args)
+		return migratePV(ctx, c, host, info, args)
 	}
+	err = migrateLive(ctx, c, host, info, args)
+	if errors.Is(err, errNoReceiver) && stockPossible(c) {
+		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl, over ssh alone\n", c.Args().Get(1))
+		return migrateStock(ctx, c, host, info, args)
+	}
+	return err
+}
+
+// migrateLive moves the guest to xenferry at the other host.
+func migrateLive(ctx context.Context, c *cli.Context, host xen.Host, info xen.DomainInfo, args xen.SourceOptions) error {
 	command, err := receiverCommand(c, c.Args().Get(1))
 	if err != nil {
 		return err
@@ -86,20 +122,10 @@ func migrate(c *cli.Context) error {
 	args.Panel = true
 	args.Ask = peer{args.Limits}.Ask
 	args.Transport = command
-	ctx := c.Context
-	if d := c.Duration("deadline"); d > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, d, fmt.Errorf("%w: %s", xen.ErrDeadline, d))
-		defer cancel()
-	}
 	report, err := migrateTo(ctx, host, info, c.Args().Get(1), command, args)
 	show.close()
 	if report != nil {
 		keepReport(c, report)
-	}
-	if errors.Is(err, errNoReceiver) && stockPossible(c) {
-		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl, over ssh alone\n", c.Args().Get(1))
-		return migrateStock(c, host, info, args)
 	}
 	if c.String("connect") == xenURI && report != nil && report.ResumedAfter > 0 && monitorEndsWithSuspend() {
 		startMonitor(info.Domid)

@@ -36,7 +36,9 @@ type recovered struct {
 	Peer  string         `json:"peer"`
 	State fallback.State `json:"state"`
 	Done  bool           `json:"done"` // nothing is left to do
-	Error string         `json:"error,omitempty"`
+	// WorkedOn: a program is at it, which recover --all leaves alone.
+	WorkedOn bool   `json:"worked_on,omitempty"`
+	Error    string `json:"error,omitempty"`
 }
 
 func recoverMigrations(c *cli.Context) error {
@@ -47,23 +49,26 @@ func recoverMigrations(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	work, err := toRecover(c, store)
-	if err != nil {
-		return err
-	}
+	work, unread := toRecover(c, store)
+	results, err := recoverEach(c, store, work)
+	return errors.Join(printRecovered(c, results), err, unread)
+}
+
+// recoverEach works on one migration after the other.
+func recoverEach(c *cli.Context, store *fallback.Store, work []fallback.Summary) ([]recovered, error) {
 	if len(work) == 0 {
-		return printRecovered(c, nil)
+		return nil, nil // needs no host
 	}
 	recovery, closeHost, err := openRecovery(c, store)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer closeHost()
 	var results []recovered
 	for _, sum := range work {
 		results = append(results, recoverOne(c, recovery, sum))
 	}
-	return printRecovered(c, results)
+	return results, nil
 }
 
 // openRecovery opens the host that is worked on, to recover its migrations.
@@ -76,19 +81,20 @@ func openRecovery(c *cli.Context, store *fallback.Store) (*fallback.Recovery, fu
 }
 
 // toRecover returns the unfinished migrations, or both sides of those that are
-// named.
+// named. The error names what could not be found or read: that stays as it is,
+// and keeps the others from nothing.
 func toRecover(c *cli.Context, store *fallback.Store) ([]fallback.Summary, error) {
-	all, err := store.List()
+	all, unread := store.List()
+	var work []fallback.Summary
 	if c.Bool("all") {
-		var work []fallback.Summary
 		for _, sum := range all {
 			if !sum.Finished {
 				work = append(work, sum)
 			}
 		}
-		return work, err
+		return work, unread
 	}
-	var work []fallback.Summary
+	var errs error
 	for _, id := range c.Args().Slice() {
 		found := len(work)
 		for _, sum := range all {
@@ -97,23 +103,24 @@ func toRecover(c *cli.Context, store *fallback.Store) ([]fallback.Summary, error
 			}
 		}
 		if len(work) == found {
-			return nil, errors.Join(fmt.Errorf("migration %s: %w", id, fallback.ErrUnknown), err)
+			errs = errors.Join(errs, fmt.Errorf("migration %s: %w", id, fallback.ErrUnknown), unread)
 		}
 	}
-	return work, nil
+	return work, errs
 }
 
 func recoverOne(c *cli.Context, recovery *fallback.Recovery, sum fallback.Summary) recovered {
 	r := recovered{ID: sum.ID, Side: sum.Side, Guest: sum.Guest, Peer: sum.Peer, State: sum.State, Done: sum.Finished}
 	j, err := recovery.Store.Open(sum.ID, sum.Side)
 	if err == nil {
-		defer j.Close()
-		err = recovery.Run(c.Context, j)
-		r.State, r.Done = j.State(), j.Finished()
+		var now fallback.Summary
+		now, err = recovery.Finish(c.Context, j)
+		r.State, r.Done = now.State, now.Finished
 		if r.Done && !sum.Finished {
 			keepMonitored(c, recovery.Store, sum.ID, sum.Side)
 		}
 	}
+	r.WorkedOn = errors.Is(err, fallback.ErrBusy)
 	if err != nil && !r.Done {
 		r.Error = err.Error()
 	}
@@ -123,6 +130,13 @@ func recoverOne(c *cli.Context, recovery *fallback.Recovery, sum fallback.Summar
 // unfinished is what recover and resolve return while something is left.
 type unfinished struct{ recovered }
 
+// errInDoubt is in the error of each migration that is left in doubt.
+var errInDoubt = errors.New("in doubt")
+
+func (u unfinished) Is(target error) bool {
+	return target == errInDoubt && u.State == fallback.SourceInDoubt
+}
+
 func (u unfinished) Error() string {
 	return fmt.Sprintf("guest %s of migration %s is %s: %s", u.Guest, u.ID, u.State, u.recovered.Error)
 }
@@ -130,7 +144,7 @@ func (u unfinished) Error() string {
 func printRecovered(c *cli.Context, results []recovered) error {
 	var errs error
 	for _, r := range results {
-		if !r.Done {
+		if !r.Done && !(r.WorkedOn && c.Bool("all")) {
 			errs = errors.Join(errs, unfinished{r})
 		}
 	}
@@ -141,8 +155,11 @@ func printRecovered(c *cli.Context, results []recovered) error {
 		return errors.Join(errs, json.NewEncoder(c.App.Writer).Encode(results))
 	}
 	for _, r := range results {
-		if r.Done {
+		switch {
+		case r.Done:
 			fmt.Fprintf(c.App.Writer, "%s (migration %s, here the %s): %s\n", r.Guest, r.ID, r.Side, inWords(r.Side, r.State))
+		case r.WorkedOn && c.Bool("all"):
+			fmt.Fprintf(c.App.Writer, "%s (migration %s, here the %s): a program is at work on it: left alone\n", r.Guest, r.ID, r.Side)
 		}
 	}
 	return errs

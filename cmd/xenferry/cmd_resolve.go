@@ -2,10 +2,13 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -39,16 +42,16 @@ func resolve(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// Held from the look to the deed: no guardian decides in between.
-	j, err := store.Open(c.Args().First(), fallback.SideSource)
+	// The journal is not held while a person thinks: if the destination answers
+	// meanwhile, its guardian ends the doubt.
+	sum, err := store.Read(c.Args().First(), fallback.SideSource)
 	if err != nil {
 		return err
 	}
-	defer j.Close()
-	if j.State() != fallback.SourceInDoubt {
-		return fmt.Errorf("guest %s of migration %s is not in doubt, it is %s: nothing to resolve", j.Migration.Guest, j.Migration.ID, j.State())
+	if sum.State != fallback.SourceInDoubt && sum.State != fallback.SourceHandedOn {
+		return fmt.Errorf("guest %s of migration %s is not in doubt, it is %s: nothing to resolve", sum.Guest, sum.ID, sum.State)
 	}
-	if err := confirm(c, j); err != nil {
+	if err := confirm(c, sum, peerNames(store, sum)); err != nil {
 		return err
 	}
 	recovery, closeHost, err := openRecovery(c, store)
@@ -56,35 +59,64 @@ func resolve(c *cli.Context) error {
 		return err
 	}
 	defer closeHost()
+	j, err := openForPerson(c, store, sum)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
 	err = recovery.Resolve(c.Context, j, c.Bool("resume"))
-	r := recovered{ID: j.Migration.ID, Side: j.Migration.Side, Guest: j.Migration.Guest, Peer: j.Migration.Peer, State: j.State(), Done: j.Finished()}
+	r := recovered{ID: sum.ID, Side: sum.Side, Guest: sum.Guest, Peer: sum.Peer, State: j.State(), Done: j.Finished()}
 	if err != nil {
 		r.Error = err.Error()
 	}
 	return printRecovered(c, []recovered{r})
 }
 
-// confirm says what is believed and has the destination's name repeated.
-func confirm(c *cli.Context, j *fallback.Journal) error {
-	m := j.Migration
+// openForPerson opens a journal, and waits if a program holds it: a guardian
+// that acts, or a sender that still asks.
+func openForPerson(c *cli.Context, store *fallback.Store, sum fallback.Summary) (*fallback.Journal, error) {
+	j, err := store.Open(sum.ID, sum.Side)
+	if !errors.Is(err, fallback.ErrBusy) {
+		return j, err
+	}
+	fmt.Fprintln(os.Stderr, "another process is at work on this migration: waiting for it, for a minute at most")
+	return store.Await(c.Context, sum.ID, sum.Side)
+}
+
+// peerNames returns what the destination is called: as it was typed when the
+// migration began and, if that is known, as it calls itself.
+func peerNames(store *fallback.Store, sum fallback.Summary) []string {
+	names := []string{sum.Peer}
+	if r := readReport(store, sum); r != nil && r.To != sum.Peer && r.To != "" {
+		names = append(names, r.To)
+	}
+	return names
+}
+
+// confirm says what is believed and has one of the destination's names repeated.
+func confirm(c *cli.Context, sum fallback.Summary, names []string) error {
+	either := strings.Join(names, " or ")
 	typed := c.String("yes-i-know")
 	if typed == "" {
-		last := j.Steps[len(j.Steps)-1]
-		fmt.Fprintf(os.Stderr, "Guest %s (UUID %s, domain %d here) was handed over to %s at %s, and no answer came.\n",
-			m.Guest, m.UUID, m.Domid, m.Peer, last.Time.Local().Format("2006-01-02 15:04:05"))
+		outcome := "no answer came"
+		if sum.State == fallback.SourceHandedOn {
+			outcome = "counts as handed on"
+		}
+		fmt.Fprintf(os.Stderr, "Guest %s (UUID %s, domain %d here) was handed over to %s at %s, and %s.\n",
+			sum.Guest, sum.UUID, sum.Domid, sum.Peer, sum.Updated().Local().Format(time.DateTime), outcome)
 		deed := "let it run on here: it must not run at %s, nor have run there"
 		if c.Bool("destroy") {
 			deed = "destroy the copy here: it must run at %s"
 		}
-		fmt.Fprintf(os.Stderr, "You ask to "+deed+".\nType the destination's name to go on: ", m.Peer)
+		fmt.Fprintf(os.Stderr, "You ask to "+deed+".\nType the destination's name, %s, to go on: ", sum.Peer, either)
 		line, err := bufio.NewReader(io.LimitReader(os.Stdin, 1024)).ReadString('\n')
 		if err != nil && line == "" {
 			return usagef("nothing was typed in, nothing is done")
 		}
 		typed = strings.TrimSpace(line)
 	}
-	if typed != m.Peer {
-		return usagef("%q is not the destination, %q: nothing is done", typed, m.Peer)
+	if !slices.Contains(names, typed) {
+		return usagef("%q is not the destination's name, %s: nothing is done", typed, either)
 	}
 	return nil
 }

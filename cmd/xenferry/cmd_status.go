@@ -24,9 +24,10 @@ func statusCommand() *cli.Command {
 		ArgsUsage: "[domain]",
 		Description: "Reads the journals, and the figures that a sender at work shows in shared memory;\n" +
 			"touches nothing. WORKED ON tells whether a sender, a receiver or a guardian is at\n" +
-			"it now; what nobody works on, xenferry recover does. With [domain] (a name, a\n" +
-			"domain id or the id of a migration), all that is known of its migration; with\n" +
-			"--history also of one that is over: at its source, the parts of the downtime.",
+			"it now, which one that only asks the destination is not; what nobody works on,\n" +
+			"xenferry recover does. With [domain] (a name, a domain id or the id of a\n" +
+			"migration), all that is known of its migration; with --history also of one that is\n" +
+			"over: at its source, the parts of the downtime.",
 		Flags: []cli.Flag{
 			jsonFlag,
 			&cli.BoolFlag{Name: "history", Usage: "show finished ones, too"},

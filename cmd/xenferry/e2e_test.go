@@ -214,6 +214,9 @@ func TestBadInput(t *testing.T) {
 		{name: "receiver missing", args: migrate("-s", "", "db1", "exec no-such-program"), code: exitNoPeer, want: "install xenferry"},
 		{name: "connection refused", args: migrate("-s", "", "db1", "echo ssh: connect to host b: refused >&2; exit 255"), code: exitNoPeer, want: "connect to host b: refused"},
 		{name: "not a receiver", args: migrate("-s", "", "db1", "echo Welcome to host b, please behave yourself here"), code: exitNoPeer, want: "Welcome to host b"},
+		{name: "deadline before the start", args: migrate("--deadline", "1ns", "db1", "sim:beta"), code: exitAtSource, want: "not done before the deadline: 1ns"},
+		{name: "deadline, stock xl", args: migrate("--stock", "--deadline", "1s", "-s", "", "db1", "cat >/dev/null; true"), code: exitAtSource, want: "not done before the deadline: 1s"},
+		{name: "max-downtime, stock xl", args: migrate("--stock", "--max-downtime", "1s", "-s", "", "db1", "cat >/dev/null; true"), code: exitUsage, want: "--max-downtime needs xenferry"},
 		{
 			name: "name taken", args: migrate("db1", "sim:beta"), code: exitRefused, want: "already in use",
 			setup: func(l *lab) {

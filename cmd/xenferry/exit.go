@@ -7,7 +7,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/xenferry/xenferry/fallback"
 	"github.com/xenferry/xenferry/savefmt"
 	"github.com/xenferry/xenferry/xen"
 )
@@ -68,10 +67,9 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &failure):
 		return migrateExitCode(failure)
+	case errors.Is(err, errInDoubt): // whatever else is left
+		return exitInDoubt
 	case errors.As(err, &left):
-		if left.State == fallback.SourceInDoubt {
-			return exitInDoubt
-		}
 		return exitFailed
 	case errors.As(err, &unsaved):
 		return saveExitCode(unsaved)

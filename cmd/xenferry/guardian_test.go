@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -204,6 +205,13 @@ func TestRecover(t *testing.T) {
 // is reached by transport.
 func (l *lab) inDoubt(transport string) fallback.Migration {
 	l.t.Helper()
+	return l.suspendedAs(fallback.SourceInDoubt, transport)
+}
+
+// suspendedAs makes a migration whose sender died in that state, after it had
+// suspended and renamed the guest.
+func (l *lab) suspendedAs(state fallback.State, transport string) fallback.Migration {
+	l.t.Helper()
 	info, err := l.alpha.Find(l.context(), "db1")
 	if err != nil {
 		l.t.Fatal(err)
@@ -223,12 +231,98 @@ func (l *lab) inDoubt(transport string) fallback.Migration {
 		ID: strings.Repeat("0a", 16), Side: fallback.SideSource, Guest: "db1", UUID: info.UUID, Domid: info.Domid,
 		Peer: "beta", Transport: transport,
 	}
-	j, err := l.store("alpha").Begin(m, fallback.Record{State: fallback.SourceInDoubt})
+	j, err := l.store("alpha").Begin(m, fallback.Record{State: state})
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	_ = j.Close()
 	return m
+}
+
+// damageJournal leaves a journal of another guest that nobody can read.
+func (l *lab) damageJournal(host string) (path string) {
+	l.t.Helper()
+	l.store(host) // makes the folder
+	path = filepath.Join(os.Getenv(sim.DirEnv), host+".state", strings.Repeat("dd", 16)+".source.journal")
+	if err := os.WriteFile(path, make([]byte, 100), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return path
+}
+
+// recoverAll runs recover --all on alpha and returns its JSON.
+func (l *lab) recoverAll() (code int, list []recovered, stderr string) {
+	l.t.Helper()
+	code, out, stderr := l.xenferry("-c", "sim:alpha", "recover", "--all", "--json")
+	if err := json.Unmarshal([]byte(out), &list); err != nil || list == nil {
+		l.t.Fatalf("recover --all: exit %d, %v: %q %s", code, err, out, stderr)
+	}
+	return code, list, stderr
+}
+
+// TestRecoverBesideDamage: a journal that is damaged is named, and keeps no
+// other guest from being recovered.
+func TestRecoverBesideDamage(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	l.suspendedAs(fallback.SourceSuspended, "")
+	path := l.damageJournal("alpha")
+	code, list, errs := l.recoverAll()
+	if code != exitFailed || len(list) != 1 || !list[0].Done || list[0].State != fallback.SourceResumed || !strings.Contains(errs, path) {
+		t.Errorf("exit %d: %+v %s", code, list, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+	if code, list, errs := l.recoverAll(); code != exitFailed || len(list) != 0 || !strings.Contains(errs, path) {
+		t.Errorf("again: exit %d: %+v %s", code, list, errs)
+	}
+}
+
+// TestRecoverCodes: what a program works on is left alone, and a doubt counts
+// for more than whatever else is left.
+func TestRecoverCodes(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	l.damageJournal("alpha")
+	m := l.inDoubt("exit 1")
+	if code, list, errs := l.recoverAll(); code != exitInDoubt || len(list) != 1 || list[0].WorkedOn || list[0].Error == "" {
+		t.Errorf("in doubt, beside damage: exit %d: %+v %s", code, list, errs)
+	}
+	if err := os.Remove(l.damageJournal("alpha")); err != nil {
+		t.Fatal(err)
+	}
+	j, err := l.store("alpha").Open(m.ID, m.Side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if code, list, errs := l.recoverAll(); code != exitOK || len(list) != 1 || !list[0].WorkedOn {
+		t.Errorf("worked on: exit %d: %+v %s", code, list, errs)
+	}
+	if code, _, errs := l.xenferry("-c", "sim:alpha", "recover", m.ID); code == exitOK || !strings.Contains(errs, "another process is at work") {
+		t.Errorf("worked on, and named: exit %d: %s", code, errs)
+	}
+}
+
+// TestArrivedForGood: nobody will ask about a guest that came from a file, or
+// from a sender of xl's protocol, so its journal need not stay.
+func TestArrivedForGood(t *testing.T) {
+	for name, arrive := range map[string]func(*lab){
+		"restore": func(l *lab) {
+			file := filepath.Join(t.TempDir(), "db1.save")
+			l.must("-c", "sim:alpha", "save", "db1", file)
+			l.must("-c", "sim:beta", "restore", file)
+		},
+		"xl-receive": func(l *lab) {
+			l.must("-c", "sim:alpha", "migrate", "--stock", "-s", "", "db1", os.Args[0]+" -c sim:beta xl-receive")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, sim.GuestConfig{})
+			arrive(l)
+			l.expectAt(l.beta, l.alpha)
+			if sum, _ := l.only("beta"); sum.State != fallback.DestinationSettled {
+				t.Errorf("the journal says %q", sum.State)
+			}
+		})
+	}
 }
 
 // TestInDoubt: a destination that does not know the migration promises never to
@@ -264,6 +358,110 @@ func TestResolve(t *testing.T) {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	l.expectAt(l.alpha, l.beta)
+}
+
+// TestResolveBesideQuestion: a destination that hangs when it is asked keeps no
+// person from deciding, by any name that it has been shown with.
+func TestResolveBesideQuestion(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	m := l.inDoubt("cat > /dev/null; true")
+	asking := l.command("-c", "sim:alpha", "recover", m.ID)
+	if err := asking.Start(); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	go func() { _ = asking.Wait(); close(asked) }()
+	defer func() { _ = asking.Process.Kill(); <-asked }()
+	eventually(t, "the destination is asked", func() bool {
+		var children []byte
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", asking.Process.Pid))
+		for _, list := range lists {
+			more, _ := os.ReadFile(list)
+			children = append(children, more...)
+		}
+		return len(bytes.TrimSpace(children)) > 0
+	})
+	if err := l.store("alpha").PutReport(m.ID, m.Side, []byte(`{"to":"dom0-of-beta"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", m.ID); code != exitUsage || !strings.Contains(errs, "name, beta or dom0-of-beta, to go on") {
+		t.Errorf("the question: exit %d: %s", code, errs)
+	}
+	begun := time.Now()
+	code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", "--yes-i-know", "dom0-of-beta", m.ID)
+	if code != exitOK || time.Since(begun) > 10*time.Second {
+		t.Errorf("exit %d after %s: %s%s", code, time.Since(begun), out, errs)
+	}
+	select {
+	case <-asked:
+		t.Error("the question was over before the person decided")
+	default:
+	}
+	l.expectAt(l.alpha, l.beta)
+}
+
+// TestResolveWaits: a program that is about to be done with the journal is
+// waited for.
+func TestResolveWaits(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	m := l.inDoubt("exit 1")
+	j, err := l.store("alpha").Open(m.ID, m.Side)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(time.Second, func() { _ = j.Close() })
+	code, out, errs := l.xenferry("-c", "sim:alpha", "resolve", "--resume", "--yes-i-know", "beta", m.ID)
+	if code != exitOK || !strings.Contains(errs, "waiting for it") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	l.expectAt(l.alpha, l.beta)
+}
+
+// resumeByHand lets the guest of a migration run on behind its journal's back.
+func (l *lab) resumeByHand(m fallback.Migration) {
+	l.t.Helper()
+	dom, err := l.alpha.Reopen(l.context(), xen.DomainRef{Domid: m.Domid, UUID: m.UUID})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer dom.Close()
+	if err := dom.Resume(l.context()); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// TestResolveRunning: a guest that runs here is not destroyed, and no word to do
+// so is recorded; one that counts as handed on can be kept.
+func TestResolveRunning(t *testing.T) {
+	for _, state := range []fallback.State{fallback.SourceInDoubt, fallback.SourceHandedOn} {
+		t.Run(string(state), func(t *testing.T) {
+			l := newLab(t, sim.GuestConfig{})
+			m := l.suspendedAs(state, "exit 1")
+			resolve := func(how string) (int, string) {
+				code, _, errs := l.xenferry("-c", "sim:alpha", "resolve", how, "--yes-i-know", "beta", m.ID)
+				return code, errs
+			}
+			if state == fallback.SourceHandedOn {
+				if code, errs := resolve("--resume"); code == exitOK || !strings.Contains(errs, "nothing to resolve") {
+					t.Errorf("--resume while it is suspended: exit %d: %s", code, errs)
+				}
+			}
+			l.resumeByHand(m)
+			if code, errs := resolve("--destroy"); code == exitOK || !strings.Contains(errs, "resolve --resume") {
+				t.Errorf("--destroy: exit %d: %s", code, errs)
+			}
+			if sum, _ := l.only("alpha"); sum.State != state {
+				t.Errorf("the journal says %q", sum.State)
+			}
+			if code, errs := resolve("--resume"); code != exitOK {
+				t.Errorf("--resume: exit %d: %s", code, errs)
+			}
+			l.expectAt(l.alpha, l.beta)
+			if code, list, errs := l.recoverAll(); code != exitOK || len(list) != 0 {
+				t.Errorf("recover: exit %d: %+v %s", code, list, errs)
+			}
+		})
+	}
 }
 
 func TestResolveDestroy(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -41,26 +42,29 @@ func stockCommand(c *cli.Context, host, receiver string) string {
 
 // migratePV moves a PV guest: its memory is one stream of Xen's own library,
 // which goes as stock xl sends it, to xenferry at the other end or to xl.
-func migratePV(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions) error {
+func migratePV(ctx context.Context, c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions) error {
 	fmt.Fprintf(os.Stderr, "note: %s is a PV guest: it goes over ssh alone, with the hand-over of stock xl\n", guest.Name)
-	err := migrateBy(c, host, guest, args, c.String("receiver")+" xl-receive")
+	err := migrateBy(ctx, c, host, guest, args, c.String("receiver")+" xl-receive")
 	if errors.Is(err, errNoReceiver) && stockPossible(c) {
 		fmt.Fprintf(os.Stderr, "note: there is no xenferry at %s: migrating to its stock xl\n", c.Args().Get(1))
-		return migrateStock(c, host, guest, args)
+		return migrateStock(ctx, c, host, guest, args)
 	}
 	return err
 }
 
 // migrateStock moves the guest as xl migrate does.
-func migrateStock(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions) error {
-	return migrateBy(c, host, guest, args, stockReceiver)
+func migrateStock(ctx context.Context, c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions) error {
+	return migrateBy(ctx, c, host, guest, args, stockReceiver)
 }
 
 // migrateBy moves the guest by xl's own protocol, to the program receiver at
 // the other host.
-func migrateBy(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions, receiver string) error {
+func migrateBy(ctx context.Context, c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.SourceOptions, receiver string) error {
 	if args.Verify || args.MemoryHash {
 		return usagef("--debug and --memory-hash need xenferry at the other host too, and no PV guest")
+	}
+	if args.MaxDowntime > 0 {
+		return usagef("--max-downtime needs xenferry at the other host too, and no PV guest: the hand-over of stock xl cannot be held to it; leave it out, or bound the whole with --deadline")
 	}
 	peer := c.Args().Get(1)
 	t, err := startTransport(stockCommand(c, peer, receiver))
@@ -68,13 +72,13 @@ func migrateBy(c *cli.Context, host xen.Host, guest xen.DomainInfo, args xen.Sou
 		return err
 	}
 	defer t.Close()
-	dom, err := host.Open(c.Context, guest.Domid)
+	dom, err := host.Open(ctx, guest.Domid)
 	if err != nil {
 		return err
 	}
 	defer dom.Close()
 	show := newDisplay(c.App.Writer, os.Stderr, c.Bool(jsonFlag.Name))
-	report, err := xen.MigrateStock(c.Context, host, dom, t, xen.SaveOptions{
+	report, err := xen.MigrateStock(ctx, host, dom, t, xen.SaveOptions{
 		Config: args.Config, KeepDomid: args.KeepDomid, Policy: args.Policy, Limits: args.Limits, Observe: show.event,
 		Protect: protect(c, args.Limits), Target: peer, Panel: true,
 	})

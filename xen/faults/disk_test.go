@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"time"
+
 	"bytes"
 	"fmt"
 	"io/fs"
@@ -110,7 +112,8 @@ func (v diskOf) Names() (names []string, err error) {
 	return names, nil
 }
 
-func (v diskOf) Remove(string) error { return nil }
+func (v diskOf) Remove(string) error   { return nil }
+func (v diskOf) Sweep(time.Time) error { return nil }
 
 // fileOf is a held file.
 type fileOf struct {

@@ -196,8 +196,8 @@ func recoverAll(p *proc) {
 			}
 			left = true
 			if j, err := store.Open(sum.ID, sum.Side); err == nil {
-				p.tell("recover "+string(sum.Side), r.Run(p.ctx, j))
-				_ = j.Close()
+				_, err := r.Finish(p.ctx, j)
+				p.tell("recover "+string(sum.Side), err)
 			}
 		}
 		select {
@@ -349,6 +349,7 @@ func (r raw) Create(string, []byte) (fallback.File, error) { return nil, errDead
 func (r raw) Open(string) (fallback.File, error)           { return nil, errDead }
 func (r raw) Names() ([]string, error)                     { return nil, nil }
 func (r raw) Remove(string) error                          { return nil }
+func (r raw) Sweep(time.Time) error                        { return nil }
 func (r raw) Path(name string) string                      { return name }
 func (r raw) Boot() string                                 { return "" }
 func (r raw) Read(name string, _ int) ([]byte, error) {
