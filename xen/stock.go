@@ -163,7 +163,9 @@ func MigrateStock(ctx context.Context, host Host, dom Domain, conn io.ReadWriteC
 	defer conn.Close()
 	opts.Limits = opts.Limits.WithDefaults()
 	opts.Live, opts.After, opts.Codec = true, AfterDestroy, nil
-	conn = &patientConn{conn, 0, opts.Limits.Silence} // what is waited for has limits of its own
+	// What is waited for has limits of its own. A stock receiver reads nothing
+	// while it makes room for the guest, and has no way to say that it is there.
+	conn = &patientConn{conn, 0, opts.Limits.Ready}
 	peer := &stockReceiver{ctx: ctx, conn: conn, dom: dom, limits: opts.Limits}
 	if err := peer.meet(ctx); err != nil {
 		return &SaveReport{}, &SaveError{What: "migration", Phase: PhaseHello, Outcome: OutcomeAtSource, Cause: err}
