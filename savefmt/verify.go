@@ -33,8 +33,13 @@ type Summary struct {
 // Verify reads a saved guest to its end and checks all of it, but for the
 // contents of pages, of which a stock format has no checksum. The Summary is
 // of what came before an error.
-func Verify(r io.Reader) (*Summary, error) {
+func Verify(r io.Reader) (*Summary, error) { return VerifyCopy(r, nil) }
+
+// VerifyCopy is Verify that writes the guest's stock bytes to w on the way,
+// those in front of an error too. Nothing that follows the guest is written.
+func VerifyCopy(r io.Reader, w io.Writer) (*Summary, error) {
 	v := &verifier{r: NewReader(r)}
+	v.r.in.copy = w
 	defer v.r.Close()
 	err := v.run()
 	v.sum.Bytes, v.sum.Container = v.r.in.at, v.r.Container()
