@@ -122,12 +122,14 @@ func (v *verifier) record(item Item) error {
 	return nil
 }
 
-// vcpu checks that a PV guest's processor has one record of each type, the
-// basic one first.
+// vcpu checks that a PV guest's processor has one record of each type, in
+// version 2 at least one, the basic one first.
 func (v *verifier) vcpu(item Item) error {
 	id := uint32(item.Body[0]) | uint32(item.Body[1])<<8 // below maxVCPUs
 	key := func(typ uint32) uint32 { return typ<<16 | id }
 	switch {
+	case v.vcpus[key(item.Type)] && v.head.Version < libxcVersion:
+		return nil // it replaces the earlier one
 	case v.vcpus[key(item.Type)]:
 		return fmt.Errorf("it is there twice for vCPU %d", id)
 	case item.Type != RecPVVCPUBasic && !v.vcpus[key(RecPVVCPUBasic)]:

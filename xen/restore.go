@@ -56,13 +56,15 @@ type restore struct {
 	left     bool   // it was not destroyed: that failed, or it may have run
 	pages    uint64 // pfns are below it
 
-	static, final []savefmt.Record
-	loaded        bool                         // static
-	compared      bool                         // a VERIFY record has come: pages are there already
-	differs       func(pfn uint64, t PageType) // of those that are compared; nil: none are
-	second        []byte                       // one page, to compare
-	batch         *Batch
-	runs          [][]byte
+	static   []savefmt.Record
+	state    savefmt.State
+	model    []savefmt.Record             // of QEMU, if it has one
+	loaded   bool                         // static
+	compared bool                         // a VERIFY record has come: pages are there already
+	differs  func(pfn uint64, t PageType) // of those that are compared; nil: none are
+	second   []byte                       // one page, to compare
+	batch    *Batch
+	runs     [][]byte
 }
 
 // Restore builds the guest that was saved to in, a stock save file or a
@@ -267,7 +269,7 @@ func (r *restore) load(ctx context.Context) error {
 			}
 		default:
 			if item.Body != nil && item.Type&savefmt.RecOptional == 0 {
-				r.final = append(r.final, savefmt.Record{Type: item.Type, Body: item.Body})
+				err = r.state.Add(savefmt.Record{Type: item.Type, Body: item.Body}, item.Offset)
 			}
 		}
 		if err != nil {
@@ -362,7 +364,7 @@ func (r *restore) finish(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, r.opts.Limits.Ready)
 	defer cancel()
-	if err := r.incoming.Finish(limited, r.final); err != nil {
+	if err := r.incoming.Finish(limited, append(r.state.Records(), r.model...)); err != nil {
 		return err
 	}
 	_, err := r.step(fallback.EventBuilt, nil)
@@ -376,7 +378,7 @@ func (r *restore) libxlItem(item savefmt.Item) error {
 		if err != nil {
 			return err
 		}
-		r.final = append(r.final, savefmt.Record{Type: savefmt.RecDeviceModel, Body: state})
+		r.model = []savefmt.Record{{Type: savefmt.RecDeviceModel, Body: state}}
 	case savefmt.LibxlEmulatorXenstore:
 		return fmt.Errorf("%w: the guest was saved with a QEMU of before 2018, which keeps its memory map in xenstore; xl restore can restore it", ErrUnsupported)
 	}
