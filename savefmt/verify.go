@@ -107,7 +107,7 @@ func (v *verifier) record(item Item) error {
 	v.sum.Records[name]++
 	switch item.Type {
 	case RecPageData:
-		v.pages(item.Pages)
+		return v.r.fail(item.Layer, name, item.Offset, v.pages(item.Pages))
 	case RecVerify:
 		v.sum.Verified = true
 	case RecHVMContext:
@@ -141,9 +141,23 @@ func (v *verifier) vcpu(item Item) error {
 	return nil
 }
 
-func (v *verifier) pages(pages []StockPage) {
+// BeyondLimit is the error of a pfn that is not below GuestConfig.PageLimit.
+func BeyondLimit(pfn, limit uint64) error {
+	return fmt.Errorf("pfn %#x is beyond the %#x pages that the guest's configuration allows", pfn, limit)
+}
+
+// pages checks and counts pages. Those of a PV guest have no limit: its own
+// tables say where they are.
+func (v *verifier) pages(pages []StockPage) error {
+	limit := uint64(MaxStockPFN + 1)
+	if v.conf != nil && v.head.Kind != KindPV {
+		limit = v.conf.PageLimit()
+	}
 	var types [16]uint64
 	for _, p := range pages {
+		if p.PFN() >= limit {
+			return BeyondLimit(p.PFN(), limit)
+		}
 		types[p.Type()]++
 		v.sum.HighestPFN = max(v.sum.HighestPFN, p.PFN())
 		if p.HasData() && !v.data.add(p.PFN()) {
@@ -156,6 +170,7 @@ func (v *verifier) pages(pages []StockPage) {
 		}
 	}
 	v.sum.MemKiB = v.data.count * (pageSize / 1024)
+	return nil
 }
 
 // end checks what only the whole can tell.

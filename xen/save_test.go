@@ -322,6 +322,36 @@ func TestRestoreFailures(t *testing.T) {
 	check("cut at the last byte", &savedHost{fakeHost: &fakeHost{}}, file.Bytes()[:file.Len()-1])
 }
 
+// TestRestoreSmallConfig: the user's configuration is too small, or the file's
+// own is: only then is the file to blame.
+func TestRestoreSmallConfig(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	var file memoryTarget
+	if _, err := Save(t.Context(), host, dom, &file, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	small := []byte(strings.ReplaceAll(savedConfig, "4000", "4"))
+	for _, given := range []bool{true, false} {
+		r := newRestore(&savedHost{fakeHost: &fakeHost{name: "beta"}}, bytes.NewReader(file.Bytes()), RestoreOptions{})
+		if given {
+			r.opts.Config = small
+		}
+		err := r.open(t.Context())
+		if err == nil {
+			err = r.create(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.pages = 1
+		err = r.load(t.Context())
+		if err == nil || IsDamage(err) == given {
+			t.Errorf("given %v: %v", given, err)
+		}
+		_ = r.undo(err)
+	}
+}
+
 func TestRestoreSpecBounds(t *testing.T) {
 	head := savefmt.Head{Kind: savefmt.KindHVM}
 	for name, tt := range map[string]struct{ config, want string }{
