@@ -243,6 +243,17 @@ func TestSaveDiskFull(t *testing.T) {
 	}
 }
 
+// TestSavePauseFails: a guest that was to be left paused beside its file runs on
+// when there is none, as after every failed save.
+func TestSavePauseFails(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	_, err := Save(t.Context(), host, dom, &memoryTarget{commitErr: errDiskFull}, SaveOptions{After: AfterPause})
+	var failure *SaveError
+	if !errors.As(err, &failure) || failure.Outcome != OutcomeAtSource || dom.state != StateRunning || dom.destroyed {
+		t.Errorf("%v, guest %s", err, dom.state)
+	}
+}
+
 func TestSaveResumeFails(t *testing.T) {
 	host, dom := newSaved(TypePVH)
 	host.failAt = map[string]error{"FinalState": errors.New("told to"), "Resume": errors.New("this too")}

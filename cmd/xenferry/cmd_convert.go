@@ -22,7 +22,7 @@ func convertCommand() *cli.Command {
 			"standard input and output: xenferry convert db1.xfs - | xl restore /dev/stdin",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "`format` of <to>: stock or container; default: what <from> is not"},
-			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: "compress with `codec`: s2, zstd or zlib"},
+			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: codecUsage},
 			jsonFlag,
 		},
 		OnUsageError: usageError,

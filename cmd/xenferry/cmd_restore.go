@@ -17,7 +17,9 @@ func restoreCommand() *cli.Command {
 		Description: "Builds the guest that xl save or xenferry save, with or without -z, has written\n" +
 			"to <file>, and lets it run. If anything fails nothing of it is left here. <file>\n" +
 			"may be - for standard input. [config] replaces the configuration in the file.\n" +
-			"The options of one letter mean what they mean for xl restore.",
+			"The options of one letter mean what they mean for xl restore, of which -F, -c, -V\n" +
+			"and -A are not there: it runs in the foreground until the guest is there, and\n" +
+			"xl console and xl vncviewer connect to it.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "p", Usage: "leave the guest paused"},
 			&cli.BoolFlag{Name: "e", Usage: "do not wait in the background for the death of the domain"},

@@ -13,6 +13,9 @@ import (
 	"github.com/xenferry/xenferry/xen"
 )
 
+// codecUsage explains --codec of save and convert.
+const codecUsage = "compress with `codec`: s2, zstd or zlib; raw: checksums alone"
+
 func saveCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "save",
@@ -30,8 +33,8 @@ func saveCommand() *cli.Command {
 			&cli.BoolFlag{Name: "s", Usage: "leave the guest suspended"},
 			&cli.BoolFlag{Name: "D", Usage: "store the domain id in the configuration"},
 			&cli.BoolFlag{Name: "live", Usage: "copy memory while the guest runs, and suspend it for the rest only; the file gets larger, the pause shorter"},
-			&cli.BoolFlag{Name: "z", Usage: "compress; the file is then for xenferry restore, or xenferry convert"},
-			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: "compress with `codec`: s2, zstd or zlib; implies -z"},
+			&cli.BoolFlag{Name: "z", Usage: "compress; the file is then for xenferry restore, or xenferry convert; -zzstd is --codec zstd"},
+			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: codecUsage + "; implies -z"},
 			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to answer the suspend request; one that has then gets 25s more"},
 			jsonFlag,
 		},
@@ -89,14 +92,15 @@ func saveOptions(c *cli.Context) (xen.SaveOptions, error) {
 		Live: c.Bool("live"), KeepDomid: c.Bool("D"), After: xen.AfterDestroy,
 		Limits: xen.Limits{Suspend: c.Duration("suspend-timeout")},
 	}
-	for flag, after := range map[string]xen.AfterSave{"c": xen.AfterResume, "p": xen.AfterPause, "s": xen.AfterNothing} {
-		if !c.Bool(flag) {
-			continue
-		}
-		if opts.After != xen.AfterDestroy {
-			return opts, usagef("save: -c, -p and -s exclude each other")
-		}
-		opts.After = after
+	switch keep, pause, suspend := c.Bool("c"), c.Bool("p"), c.Bool("s"); {
+	case suspend && (keep || pause):
+		return opts, usagef("save: -s excludes -c and -p")
+	case suspend:
+		opts.After = xen.AfterNothing
+	case pause: // also beside -c, as with xl
+		opts.After = xen.AfterPause
+	case keep:
+		opts.After = xen.AfterResume
 	}
 	if opts.Limits.Suspend < time.Second {
 		return opts, usagef("--suspend-timeout %s: it must be one second or more", opts.Limits.Suspend)

@@ -85,8 +85,11 @@ func TestSaveAndStay(t *testing.T) {
 	l.expectState(l.beta, xen.StatePaused)
 
 	l = newLab(t, sim.GuestConfig{})
-	l.must("-c", "sim:alpha", "save", "-p", "db1", file)
+	l.must("-c", "sim:alpha", "save", "-cp", "-zzlib", "db1", file)
 	l.expectState(l.alpha, xen.StatePaused)
+	if out, _ := l.must("verify", file); !strings.Contains(out, " zlib") {
+		t.Error(out)
+	}
 }
 
 // TestSavePipes: from one program into the other, through convert both ways.
@@ -217,7 +220,8 @@ func TestSaveFails(t *testing.T) {
 		{name: "guest does not suspend", guest: sim.GuestConfig{NoSuspend: true}, flags: []string{"--suspend-timeout", "1s"}, code: exitAtSource, want: "did not suspend"},
 		{name: "no such folder", file: "/nonexistent/x", code: exitFailed, want: "no such file"},
 		{name: "a folder", file: "/tmp", code: exitFailed, want: "it is a folder"},
-		{name: "two ways to stay", flags: []string{"-c", "-p"}, code: exitUsage, want: "exclude each other"},
+		{name: "two ways to stay", flags: []string{"-c", "-s"}, code: exitUsage, want: "excludes"},
+		{name: "unknown codec behind -z", flags: []string{"-zlzma"}, code: exitUsage, want: "unknown codec"},
 		{name: "unknown codec", flags: []string{"--codec", "lzma"}, code: exitUsage, want: "unknown codec"},
 	}
 	for _, tt := range tests {
