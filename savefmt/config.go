@@ -67,6 +67,20 @@ func ParseGuestConfig(kind GuestKind, text []byte) (GuestConfig, error) {
 	return g, fmt.Errorf("guest configuration: it is for a guest of type %q, the stream has an %s guest", g.Type, kind)
 }
 
+// mmioPages is room for what is not memory in an HVM or PVH guest's physical
+// address space: the hole below 4 GiB, and as much again for devices.
+const mmioPages = 2 << 20
+
+// PageLimit bounds the pfns of the guest. A stock file does not tell the size
+// of its address space, so this is what its configuration can mean at most.
+func (g *GuestConfig) PageLimit() uint64 {
+	pages := g.MaxKiB / (pageSize / 1024)
+	if g.Type == "hvm" || g.Type == "pvh" {
+		pages = min(pages+mmioPages, MaxStockPFN+1)
+	}
+	return pages
+}
+
 func parseSimConfig(text []byte) (GuestConfig, error) {
 	var c struct {
 		Name   string `json:"name"`

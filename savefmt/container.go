@@ -164,13 +164,19 @@ func parseContainerEnd(b []byte) (containerEnd, error) {
 	return e, nil
 }
 
+var errNoEndMark = errors.New("there is none at the end: the container was cut off, or something follows it")
+
 // CheckContainerEnd looks whether a container of size bytes ends with its end
-// mark, before anything of it is read: one that was cut off is refused at
-// once. It returns nil for what is no container.
+// mark, before anything of it is read: for who would have to undo what was done
+// with the beginning of one that was cut off. It returns nil for what is no
+// container, or none that can be read: its reader says more.
 func CheckContainerEnd(r io.ReaderAt, size int64) error {
-	var magic [8]byte
-	if _, err := r.ReadAt(magic[:], 0); err != nil || string(magic[:]) != containerMagic {
-		return nil // too short or another format: its reader says more
+	var head [containerHead]byte
+	if _, err := r.ReadAt(head[:], 0); err != nil || string(head[:8]) != containerMagic {
+		return nil
+	}
+	if _, err := parseContainerHead(head[:]); err != nil {
+		return nil
 	}
 	var end [blockHead]byte
 	at := size - blockHead
@@ -178,9 +184,9 @@ func CheckContainerEnd(r io.ReaderAt, size int64) error {
 		if _, err := r.ReadAt(end[:], at); err != nil {
 			return err
 		}
-		if _, err := parseContainerEnd(end[:]); err == nil {
+		if le := binary.LittleEndian; le.Uint32(end[:]) == endMark && Checksum(end[:28]) == le.Uint32(end[28:]) {
 			return nil
 		}
 	}
-	return &ContainerError{Part: "end mark", Offset: max(at, 0), Err: ErrTruncated}
+	return &ContainerError{Part: "end mark", Offset: max(at, containerHead), Err: errNoEndMark}
 }

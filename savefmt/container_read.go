@@ -1,7 +1,6 @@
 package savefmt
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -38,14 +37,22 @@ type unpacked struct {
 }
 
 // Unpack returns a reader of the contents of r if r is a container, and
-// otherwise of r itself, with a nil *Unpacker. It may read ahead of r.
+// otherwise of r itself, with a nil *Unpacker. It may read ahead of r. What it
+// has returned it takes back as it is: one layer is unpacked, not another one
+// inside it.
 func Unpack(r io.Reader) (io.Reader, *Unpacker, error) {
+	if u, ok := r.(*Unpacker); ok {
+		return u, u, nil
+	}
 	in := newInput(r)
 	magic, err := in.r.Peek(len(containerMagic))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
 	}
 	if string(magic) != containerMagic {
+		if in.goesOn {
+			return Device{in.r}, nil, nil
+		}
 		return in.r, nil, nil
 	}
 	var head [containerHead]byte
@@ -54,8 +61,12 @@ func Unpack(r io.Reader) (io.Reader, *Unpacker, error) {
 	if err == nil {
 		size, err = parseContainerHead(head[:])
 	}
+	var outside *outsideError
+	if err != nil && !errors.As(err, &outside) {
+		err = &ContainerError{Part: "header", Err: err}
+	}
 	if err != nil {
-		return nil, nil, &ContainerError{Part: "header", Err: err}
+		return nil, nil, err
 	}
 	depth := min(runtime.GOMAXPROCS(0), 8) + 1
 	u := &Unpacker{
@@ -138,7 +149,6 @@ func (u *Unpacker) Close() error {
 // readBlocks is the goroutine that reads.
 func (u *Unpacker) readBlocks(size int) {
 	defer u.ended.Done()
-	u.in.r = bufio.NewReaderSize(u.in.r, readAhead)
 	end := containerEnd{}
 	for {
 		promise := make(chan unpacked, 1)
@@ -146,7 +156,8 @@ func (u *Unpacker) readBlocks(size int) {
 		last, err := u.readBlock(size, &end, promise)
 		if err != nil {
 			var ours *ContainerError
-			if !errors.Is(err, io.EOF) && !errors.As(err, &ours) {
+			var outside *outsideError
+			if !errors.Is(err, io.EOF) && !errors.As(err, &ours) && !errors.As(err, &outside) {
 				err = &ContainerError{Part: fmt.Sprintf("block %d", end.blocks), Offset: at, Err: err}
 			}
 			promise <- unpacked{err: err, bytes: u.in.at}
@@ -236,8 +247,12 @@ func (u *Unpacker) readEnd(b []byte, at int64, want *containerEnd) error {
 	if err == nil {
 		err = u.in.atEnd()
 	}
-	if err == nil {
+	var outside *outsideError
+	switch {
+	case err == nil:
 		return io.EOF
+	case errors.As(err, &outside):
+		return err
 	}
 	return &ContainerError{Part: "end mark", Offset: at, Err: err}
 }

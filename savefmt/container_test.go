@@ -2,7 +2,9 @@ package savefmt
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"strings"
@@ -122,12 +124,50 @@ func TestContainerCuts(t *testing.T) {
 		if _, _, err := unpackAll(packed[:n]); !errors.Is(err, ErrTruncated) {
 			t.Fatalf("cut at %d: %v", n, err)
 		}
-		if err := CheckContainerEnd(bytes.NewReader(packed[:n]), int64(n)); !errors.Is(err, ErrTruncated) {
+		if err := CheckContainerEnd(bytes.NewReader(packed[:n]), int64(n)); n >= containerHead && !errors.Is(err, errNoEndMark) {
 			t.Fatalf("cut at %d: the end is found: %v", n, err)
 		}
 	}
 	if _, _, err := unpackAll(append(packed, 0)); err == nil {
 		t.Error("a byte behind the end mark was accepted")
+	}
+}
+
+// TestContainerEndTells: what is wrong at the end is not called a cut, and what
+// is wrong at the beginning is left to the reader.
+func TestContainerEndTells(t *testing.T) {
+	packed := packAll(t, BlockS2, testData(5000))
+	check := func(b []byte) string { return fmt.Sprint(CheckContainerEnd(bytes.NewReader(b), int64(len(b)))) }
+	flipped := bytes.Clone(packed)
+	flipped[len(flipped)-1] ^= 1
+	for name, b := range map[string][]byte{"a byte behind it": append(bytes.Clone(packed), 0), "a flipped bit": flipped} {
+		if got := check(b); !strings.Contains(got, "cut off, or something follows") {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	newer := bytes.Clone(packed[:len(packed)-1])
+	newer[8] = 2
+	binary.LittleEndian.PutUint32(newer[20:], Checksum(newer[:20]))
+	if got := check(newer); got != "<nil>" {
+		t.Errorf("a newer version: %s", got)
+	}
+	if _, _, err := unpackAll(newer); err == nil || !strings.Contains(err.Error(), "version 2, this program reads 1") {
+		t.Errorf("a newer version: %v", err)
+	}
+}
+
+// TestContainerInside: one layer is unpacked, by whoever reads.
+func TestContainerInside(t *testing.T) {
+	twice := packAll(t, BlockRaw, packAll(t, BlockRaw, hvmGuest("hvm", 3).bytes(t)))
+	plain, u, err := Unpack(bytes.NewReader(twice))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	for name, r := range map[string]io.Reader{"at once": bytes.NewReader(twice), "unpacked before": plain} {
+		if _, err := Verify(r); !errors.Is(err, ErrNotSaved) || !strings.Contains(err.Error(), "container inside a container") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -71,10 +71,13 @@ func padded(size uint32) uint64 { return (uint64(size) + recordAlign - 1) &^ (re
 
 // CopyInner writes the records that follow in r, up to and including the END
 // of its libxc stream, to w, where Start has been called with the head of r.
-// Each is checked on the way. A stream of version 2 becomes one of version 3.
+// Each is checked on the way. A stream of version 2 becomes one of version 3,
+// whose order it need not have: its state is held back until its END.
 // pages is called with the number of entries of each PAGE_DATA record.
 func CopyInner(w *Writer, r *Reader, pages func(int)) error {
-	ended := r.head.Version >= libxcVersion // STATIC_DATA_END comes by itself
+	old := r.head.Version < libxcVersion
+	ended := !old // STATIC_DATA_END comes by itself
+	var held State
 	var run []byte
 	for {
 		item, err := r.Next()
@@ -87,6 +90,12 @@ func CopyInner(w *Writer, r *Reader, pages func(int)) error {
 		if item.Type&RecOptional != 0 {
 			continue
 		}
+		if old && rules[item.Type].section == secState {
+			if err := held.Add(Record{Type: item.Type, Body: item.Body}, item.Offset); err != nil {
+				return err
+			}
+			continue
+		}
 		if !ended && item.Type != RecPVInfo {
 			ended = true
 			if err := w.Record(Record{Type: RecStaticDataEnd}); err != nil {
@@ -94,8 +103,8 @@ func CopyInner(w *Writer, r *Reader, pages func(int)) error {
 			}
 		}
 		switch item.Type {
-		case RecEnd:
-			return nil // Finish writes it
+		case RecEnd: // Finish writes it
+			return w.records(held.Records())
 		case RecPageData:
 			run = grown(run, r.left)
 			err = r.ReadPages([][]byte{run})

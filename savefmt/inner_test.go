@@ -91,6 +91,37 @@ func TestCopyInner(t *testing.T) {
 	}
 }
 
+// TestCopyInnerMixed: streams that were converted from an older format have
+// state before pages, and the same again later.
+func TestCopyInnerMixed(t *testing.T) {
+	static, state := pvRecords()
+	p2m := Record{RecPVP2MFrames, u32s(0, 9, 5, 0)}
+	page := Record{RecPageData, append(u32s(1, 0, 5, 0), make([]byte, pageSize)...)}
+	tsc, last := testTSC(), Record{RecEnd, nil}
+	tsc.Body = bytes.Clone(tsc.Body)
+	tsc.Body[0] = 0
+	old := rawStream(KindPV, 2, static[0], p2m, tsc, page, state[2], state[0], state[1], state[2], page, state[3], last)
+	want := rawStream(KindPV, 3, static[0], Record{RecStaticDataEnd, nil}, p2m, page, page, state[0], state[2], state[1], state[3], last)
+	for name, b := range map[string][]byte{"old": old, "new": want} {
+		if _, err := Verify(bytes.NewReader(b)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r := NewReader(bytes.NewReader(old))
+	head, err := r.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var copied bytes.Buffer
+	w := NewWriter(&copied)
+	if err := errors.Join(w.Start(head), CopyInner(w, r, func(int) {}), w.Finish(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(copied.Bytes(), want) {
+		t.Errorf("%d bytes, want %d; %v", copied.Len(), len(want), err)
+	}
+}
+
 // TestCopyInnerOld makes version 3 of a stream of version 2.
 func TestCopyInnerOld(t *testing.T) {
 	g := testGuest{head: Head{Outer: LayerLibxc, Kind: KindPV, XenMajor: 4, XenMinor: 11}}

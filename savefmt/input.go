@@ -11,34 +11,74 @@ import (
 // few calls, small enough to stay in a core's own cache.
 const readAhead = 256 << 10
 
+// Device marks a source that goes on behind the saved guest, as a block device
+// does: what stands there was there before, and is not looked at.
+type Device struct{ io.Reader }
+
 // input reads a stream in order, and knows where it is.
 type input struct {
-	r  *bufio.Reader
-	at int64
+	r      *bufio.Reader
+	at     int64
+	goesOn bool      // something may follow the saved guest
+	copy   io.Writer // gets what is read, and nothing that is only read ahead; nil: nobody does
 }
 
-func newInput(r io.Reader) *input { return &input{r: bufio.NewReaderSize(r, readAhead)} }
+func newInput(r io.Reader) *input {
+	device, goesOn := r.(Device)
+	if goesOn {
+		r = device.Reader
+	}
+	return &input{r: bufio.NewReaderSize(r, readAhead), goesOn: goesOn}
+}
+
+// passed notes what has been read.
+func (in *input) passed(b []byte, err error) error {
+	in.at += int64(len(b))
+	if in.copy != nil {
+		if _, writeErr := in.copy.Write(b); writeErr != nil {
+			return &outsideError{writeErr}
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return ErrTruncated
+	}
+	return &outsideError{err}
+}
+
+// outsideError is what the source of a saved guest, or the target of its copy,
+// has said: the guest itself is not to blame.
+type outsideError struct{ err error }
+
+func (e *outsideError) Error() string { return e.err.Error() }
+func (e *outsideError) Unwrap() error { return e.err }
 
 // full fills b. What ends before that is ErrTruncated. A large b is read into
 // without a copy.
 func (in *input) full(b []byte) error {
 	n, err := io.ReadFull(in.r, b)
-	in.at += int64(n)
-	return truncated(err)
+	return in.passed(b[:n], err)
 }
 
-// skip passes over n bytes.
+// skip passes over n bytes, and copies them, if at all, out of the buffer.
 func (in *input) skip(n int) error {
-	done, err := in.r.Discard(n)
-	in.at += int64(done)
-	return truncated(err)
-}
-
-func truncated(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return ErrTruncated
+	if in.copy == nil {
+		done, err := in.r.Discard(n)
+		in.at += int64(done)
+		return in.passed(nil, err)
 	}
-	return err
+	for n > 0 {
+		_, err := in.r.Peek(1) // fills an empty buffer
+		b, _ := in.r.Peek(min(n, in.r.Buffered()))
+		if err := in.passed(b, err); err != nil {
+			return err
+		}
+		n -= len(b)
+		_, _ = in.r.Discard(len(b)) // it is in the buffer
+	}
+	return nil
 }
 
 // firstBody is how much is allocated for a body before any of it has come.
@@ -53,9 +93,8 @@ func (in *input) body(n uint32) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	b.Grow(firstBody)
-	got, err := io.CopyN(&b, in.r, int64(n))
-	in.at += got
-	return b.Bytes(), truncated(err)
+	_, err := io.CopyN(&b, in.r, int64(n))
+	return b.Bytes(), in.passed(b.Bytes(), err)
 }
 
 var errPadding = errors.New("the padding behind it is not zero")
@@ -75,14 +114,17 @@ func (in *input) padding(n uint32) error {
 	return nil
 }
 
-// atEnd returns nil if nothing more comes.
+// atEnd returns nil if nothing more comes, or if it may.
 func (in *input) atEnd() error {
+	if in.goesOn {
+		return nil
+	}
 	_, err := in.r.ReadByte()
 	switch {
 	case errors.Is(err, io.EOF):
 		return nil
 	case err != nil:
-		return err
+		return &outsideError{err}
 	}
 	return errors.New("something follows the end of the saved guest")
 }

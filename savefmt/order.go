@@ -21,7 +21,7 @@ type rule struct {
 	section section
 	kinds   []GuestKind // nil: all
 	version uint32      // the first that has it
-	once    bool        // in version 3; a converted older stream may repeat it
+	once    bool        // state only in version 3: a converted older stream may repeat it
 	after   uint32      // must have been seen before, 0: none
 	refuse  string      // not part of a saved guest, because
 }
@@ -94,7 +94,7 @@ func (o *order) next(typ uint32) error {
 		return fmt.Errorf("no %s guest has such a record", o.kind)
 	case o.version < r.version:
 		return fmt.Errorf("there is no such record in version %d of the stream", o.version)
-	case r.once && o.version >= 3 && o.seen[typ]:
+	case r.once && o.seen[typ] && (o.version >= libxcVersion || r.section != secState):
 		return errors.New("it is there twice")
 	case r.after != 0 && !o.seen[r.after]:
 		return fmt.Errorf("there is no %s record before it", RecordName(LayerLibxc, r.after))

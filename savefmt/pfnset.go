@@ -1,7 +1,8 @@
 package savefmt
 
-// pfnSet is a set of pfns that grows with what is in it: 4 KiB for each range
-// of 2^15 pfns that has any.
+// pfnSet is a set of pfns that grows with what is in it: 512 bytes for each
+// range of 2^12 pfns that has any, and so an eighth of the contents that have
+// come with even one.
 type pfnSet struct {
 	chunks map[uint64]*pfnChunk
 	last   *pfnChunk
@@ -9,7 +10,7 @@ type pfnSet struct {
 	count  uint64
 }
 
-const chunkShift = 15
+const chunkShift = 12
 
 type pfnChunk [1 << chunkShift / 64]uint64
 

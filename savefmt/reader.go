@@ -45,7 +45,7 @@ type Reader struct {
 	layer Layer // of the next record; "" at the end
 	err   error
 
-	goesOn bool // something may follow the saved guest
+	connection bool // Rest has been called: there is no end to look for
 
 	left  int    // bytes of pages that the caller has not read yet
 	size  uint32 // of the record that they end
@@ -55,7 +55,8 @@ type Reader struct {
 }
 
 // NewReader returns a Reader of r, which may be a stock save file or stream,
-// or a container of one. It reads ahead. Close must be called.
+// or a container of one, and in either case a Device. It reads ahead. Close
+// must be called.
 func NewReader(r io.Reader) *Reader { return &Reader{src: r, in: newInput(nil)} }
 
 // Close ends what the reading of a container needs; src is not closed.
@@ -80,7 +81,7 @@ func (r *Reader) Container() *ContainerInfo {
 // Rest returns what follows the saved guest, and makes Next not mind it: a
 // stock migration goes on over the same connection. It is called before Open.
 func (r *Reader) Rest() io.Reader {
-	r.goesOn = true
+	r.connection = true
 	return rest{r}
 }
 
@@ -101,7 +102,9 @@ func (r *Reader) open() error {
 	if err != nil {
 		return err
 	}
+	copied := r.in.copy
 	r.box, r.in = box, newInput(plain)
+	r.in.copy = copied
 	magic, err := r.in.r.Peek(8)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -117,6 +120,8 @@ func (r *Reader) open() error {
 	case len(magic) == 8 && binary.BigEndian.Uint64(magic) == libxcMarker:
 		r.head.Outer = LayerLibxc
 		return r.openLibxc()
+	case box != nil && string(magic) == containerMagic:
+		return fmt.Errorf("%w: it is a container inside a container", ErrNotSaved)
 	default:
 		return fmt.Errorf("%w: it begins with %q", ErrNotSaved, magic)
 	}
@@ -124,14 +129,16 @@ func (r *Reader) open() error {
 }
 
 // fail makes an error about the record or header that begins at offset at.
-// An error that says where it is already stays as it is.
+// An error that says where it is already stays as it is, and so does one that
+// is not about the guest.
 func (r *Reader) fail(l Layer, record string, at int64, err error) error {
 	if err == nil {
 		return nil
 	}
 	var ours *FormatError
 	var damaged *ContainerError
-	if errors.As(err, &ours) || errors.As(err, &damaged) {
+	var outside *outsideError
+	if errors.As(err, &ours) || errors.As(err, &damaged) || errors.As(err, &outside) {
 		return err
 	}
 	return &FormatError{Layer: l, Record: record, Offset: at, Err: err}
@@ -258,7 +265,7 @@ func (r *Reader) next() (Item, error) {
 	case r.layer == LayerLibxl:
 		return r.libxlRecord()
 	}
-	if r.goesOn {
+	if r.connection {
 		return Item{}, io.EOF
 	}
 	if err := r.in.atEnd(); err != nil {

@@ -33,8 +33,13 @@ type Summary struct {
 // Verify reads a saved guest to its end and checks all of it, but for the
 // contents of pages, of which a stock format has no checksum. The Summary is
 // of what came before an error.
-func Verify(r io.Reader) (*Summary, error) {
+func Verify(r io.Reader) (*Summary, error) { return VerifyCopy(r, nil) }
+
+// VerifyCopy is Verify that writes the guest's stock bytes to w on the way,
+// those in front of an error too. Nothing that follows the guest is written.
+func VerifyCopy(r io.Reader, w io.Writer) (*Summary, error) {
 	v := &verifier{r: NewReader(r)}
+	v.r.in.copy = w
 	defer v.r.Close()
 	err := v.run()
 	v.sum.Bytes, v.sum.Container = v.r.in.at, v.r.Container()
@@ -102,7 +107,7 @@ func (v *verifier) record(item Item) error {
 	v.sum.Records[name]++
 	switch item.Type {
 	case RecPageData:
-		v.pages(item.Pages)
+		return v.r.fail(item.Layer, name, item.Offset, v.pages(item.Pages))
 	case RecVerify:
 		v.sum.Verified = true
 	case RecHVMContext:
@@ -117,12 +122,14 @@ func (v *verifier) record(item Item) error {
 	return nil
 }
 
-// vcpu checks that a PV guest's processor has one record of each type, the
-// basic one first.
+// vcpu checks that a PV guest's processor has one record of each type, in
+// version 2 at least one, the basic one first.
 func (v *verifier) vcpu(item Item) error {
 	id := uint32(item.Body[0]) | uint32(item.Body[1])<<8 // below maxVCPUs
 	key := func(typ uint32) uint32 { return typ<<16 | id }
 	switch {
+	case v.vcpus[key(item.Type)] && v.head.Version < libxcVersion:
+		return nil // it replaces the earlier one
 	case v.vcpus[key(item.Type)]:
 		return fmt.Errorf("it is there twice for vCPU %d", id)
 	case item.Type != RecPVVCPUBasic && !v.vcpus[key(RecPVVCPUBasic)]:
@@ -134,9 +141,23 @@ func (v *verifier) vcpu(item Item) error {
 	return nil
 }
 
-func (v *verifier) pages(pages []StockPage) {
+// BeyondLimit is the error of a pfn that is not below GuestConfig.PageLimit.
+func BeyondLimit(pfn, limit uint64) error {
+	return fmt.Errorf("pfn %#x is beyond the %#x pages that the guest's configuration allows", pfn, limit)
+}
+
+// pages checks and counts pages. Those of a PV guest have no limit: its own
+// tables say where they are.
+func (v *verifier) pages(pages []StockPage) error {
+	limit := uint64(MaxStockPFN + 1)
+	if v.conf != nil && v.head.Kind != KindPV {
+		limit = v.conf.PageLimit()
+	}
 	var types [16]uint64
 	for _, p := range pages {
+		if p.PFN() >= limit {
+			return BeyondLimit(p.PFN(), limit)
+		}
 		types[p.Type()]++
 		v.sum.HighestPFN = max(v.sum.HighestPFN, p.PFN())
 		if p.HasData() && !v.data.add(p.PFN()) {
@@ -149,6 +170,7 @@ func (v *verifier) pages(pages []StockPage) {
 		}
 	}
 	v.sum.MemKiB = v.data.count * (pageSize / 1024)
+	return nil
 }
 
 // end checks what only the whole can tell.

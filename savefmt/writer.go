@@ -74,6 +74,15 @@ func (w *Writer) Record(r Record) error {
 	return w.write(RecordName(LayerLibxc, r.Type), pad(append(b, r.Body...)))
 }
 
+func (w *Writer) records(recs []Record) error {
+	for _, r := range recs {
+		if err := w.Record(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Pages writes a PAGE_DATA record: the entries, and the contents of those that
 // have some, in the order of the entries, in runs of any number of pages.
 func (w *Writer) Pages(entries []StockPage, runs [][]byte) error {

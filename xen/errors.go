@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/xenferry/xenferry/savefmt"
 )
 
 // Code says in one word why an end gave up, on the wire and in JSON output.
@@ -67,7 +69,19 @@ func CodeOf(err error) Code {
 			return c.code
 		}
 	}
+	if IsDamage(err) {
+		return CodeCorrupt
+	}
 	return CodeFailed
+}
+
+// IsDamage tells whether an error is about the bytes of a guest, in a file or
+// on the wire.
+func IsDamage(err error) bool {
+	var format *savefmt.FormatError
+	var container *savefmt.ContainerError
+	return errors.As(err, &format) || errors.As(err, &container) ||
+		errors.Is(err, savefmt.ErrNotSaved) || errors.Is(err, ErrCorrupt)
 }
 
 // PeerError is what the other end said before it gave up.

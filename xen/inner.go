@@ -80,7 +80,7 @@ func LoadInner(ctx context.Context, r io.Reader, into Incoming, opts InnerLoadOp
 	if err != nil {
 		return err
 	}
-	return into.Finish(ctx, l.final)
+	return into.Finish(ctx, l.state.Records())
 }
 
 // comparePages reads the second copy of pages, and compares them with what is

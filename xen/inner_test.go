@@ -90,6 +90,48 @@ func TestInnerDiffers(t *testing.T) {
 	}
 }
 
+// TestInnerRepeats: state that comes again and again, as version 2 allows,
+// is kept once.
+func TestInnerRepeats(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	var out bytes.Buffer
+	if err := SaveInner(t.Context(), host, dom, &out, InnerSaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r := savefmt.NewReader(bytes.NewReader(out.Bytes()))
+	defer r.Close()
+	if _, err := r.Open(); err != nil {
+		t.Fatal(err)
+	}
+	old := bytes.Clone(out.Bytes()[:40]) // the headers
+	old[15] = 2
+	begin, end := 0, 0 // of the pages; of HVM_CONTEXT, the last record
+	context := 0
+	for {
+		item, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if item.Type == savefmt.RecPageData && begin == 0 {
+			begin = int(item.Offset)
+		}
+		if item.Type == savefmt.RecHVMContext {
+			context = int(item.Offset)
+		}
+		if item.Type == savefmt.RecEnd {
+			end = int(item.Offset)
+			break
+		}
+	}
+	old = append(old, out.Bytes()[begin:context]...)
+	for range 1000 {
+		old = append(old, out.Bytes()[context:end]...)
+	}
+	if in, _ := loadInner(t, append(old, out.Bytes()[end:]...)); len(in.final) != 3 {
+		t.Errorf("%d records of state, want 3", len(in.final))
+	}
+}
+
 // TestInnerFails: the guest is not resumed, which is for others to decide, and
 // not logged.
 func TestInnerFails(t *testing.T) {

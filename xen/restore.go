@@ -56,13 +56,15 @@ type restore struct {
 	left     bool   // it was not destroyed: that failed, or it may have run
 	pages    uint64 // pfns are below it
 
-	static, final []savefmt.Record
-	loaded        bool                         // static
-	compared      bool                         // a VERIFY record has come: pages are there already
-	differs       func(pfn uint64, t PageType) // of those that are compared; nil: none are
-	second        []byte                       // one page, to compare
-	batch         *Batch
-	runs          [][]byte
+	static   []savefmt.Record
+	state    savefmt.State
+	model    []savefmt.Record             // of QEMU, if it has one
+	loaded   bool                         // static
+	compared bool                         // a VERIFY record has come: pages are there already
+	differs  func(pfn uint64, t PageType) // of those that are compared; nil: none are
+	second   []byte                       // one page, to compare
+	batch    *Batch
+	runs     [][]byte
 }
 
 // Restore builds the guest that was saved to in, a stock save file or a
@@ -211,27 +213,17 @@ func (r *restore) protect(ctx context.Context, uuid string) error {
 	})
 }
 
-// mmioPages is room for what is not memory in a guest's physical address
-// space: the hole below 4 GiB, and as much again for devices.
-const mmioPages = 2 << 20
-
-// restoreSpec makes the Spec of a saved guest. A stock file does not tell the
-// size of its address space, so that is bounded by what the configuration
-// allows.
+// restoreSpec makes the Spec of a saved guest.
 func restoreSpec(h savefmt.Head) (spec Spec, uuid string, err error) {
 	conf, err := savefmt.ParseGuestConfig(h.Kind, h.Config)
 	if err != nil {
 		return spec, "", err
 	}
 	spec = Spec{Config: h.Config, Name: conf.Name, Type: GuestType(conf.Type), MemKiB: conf.MemKiB, Domid: conf.Domid}
-	switch {
-	case conf.Name == "":
+	if conf.Name == "" {
 		return spec, "", errors.New("guest configuration: the guest has no name")
-	case conf.Type == string(TypeSim), conf.Type == string(TypePV):
-		spec.Pages = conf.MaxKiB / (PageSize / 1024)
-	default:
-		spec.Pages = min(conf.MaxKiB/(PageSize/1024)+mmioPages, MaxPages)
 	}
+	spec.Pages = conf.PageLimit()
 	return spec, conf.UUID, nil
 }
 
@@ -267,7 +259,7 @@ func (r *restore) load(ctx context.Context) error {
 			}
 		default:
 			if item.Body != nil && item.Type&savefmt.RecOptional == 0 {
-				r.final = append(r.final, savefmt.Record{Type: item.Type, Body: item.Body})
+				err = r.state.Add(savefmt.Record{Type: item.Type, Body: item.Body}, item.Offset)
 			}
 		}
 		if err != nil {
@@ -316,7 +308,7 @@ func (r *restore) fillBatch(pages []savefmt.StockPage) (int, error) {
 	for i, p := range pages {
 		pfn := p.PFN()
 		if pfn >= r.pages {
-			return 0, fmt.Errorf("%w: pfn %#x is beyond the %#x pages that the guest's configuration allows", ErrCorrupt, pfn, r.pages)
+			return 0, r.beyond(pfn)
 		}
 		if i == BatchPages || i > 0 && pfn <= b.PFNs[i-1] {
 			break
@@ -326,6 +318,14 @@ func (r *restore) fillBatch(pages []savefmt.StockPage) (int, error) {
 	}
 	b.Pages = b.Pages[:len(b.PFNs)]
 	return len(b.PFNs), nil
+}
+
+// beyond is the error of a pfn that the guest cannot have.
+func (r *restore) beyond(pfn uint64) error {
+	if r.opts.Config != nil {
+		return fmt.Errorf("the configuration that was given is of a smaller guest: with its maxmem it has %#x pages, and the saved one has pfn %#x", r.pages, pfn)
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, savefmt.BeyondLimit(pfn, r.pages))
 }
 
 func (r *restore) loadBatch() error {
@@ -362,7 +362,7 @@ func (r *restore) finish(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, r.opts.Limits.Ready)
 	defer cancel()
-	if err := r.incoming.Finish(limited, r.final); err != nil {
+	if err := r.incoming.Finish(limited, append(r.state.Records(), r.model...)); err != nil {
 		return err
 	}
 	_, err := r.step(fallback.EventBuilt, nil)
@@ -376,7 +376,7 @@ func (r *restore) libxlItem(item savefmt.Item) error {
 		if err != nil {
 			return err
 		}
-		r.final = append(r.final, savefmt.Record{Type: savefmt.RecDeviceModel, Body: state})
+		r.model = []savefmt.Record{{Type: savefmt.RecDeviceModel, Body: state}}
 	case savefmt.LibxlEmulatorXenstore:
 		return fmt.Errorf("%w: the guest was saved with a QEMU of before 2018, which keeps its memory map in xenstore; xl restore can restore it", ErrUnsupported)
 	}

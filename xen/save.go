@@ -167,8 +167,9 @@ func (s *save) run(ctx context.Context) error {
 	defer s.stopPacker()
 	phases := append([]phase{{PhaseHello, s.hello}, {"headers", s.start}}, s.memoryPhases()...)
 	after, file := phase{string(s.opts.After), s.after}, phase{"file", s.commit}
-	if s.opts.After == AfterResume || s.opts.After == AfterPause {
-		// It is to run on in any case: why should it wait for the disk?
+	if s.opts.After == AfterResume {
+		// It is to run on in any case: why should it wait for the disk? One that
+		// is to stay paused can wait, and runs on if there is no file in the end.
 		phases = append(phases, after)
 		after.run = nil
 	}
@@ -383,8 +384,8 @@ func (s *save) commit(context.Context) error {
 		return err
 	}
 	s.written = true
-	if s.machine.State() == fallback.SourceResumed {
-		return nil
+	if s.machine.State() == fallback.SourceResumed || s.opts.After == AfterPause {
+		return nil // it does not live on in the file only
 	}
 	s.report.Pause = time.Since(s.stopped)
 	if s.machine.State() != fallback.SourceSuspended {

@@ -243,6 +243,17 @@ func TestSaveDiskFull(t *testing.T) {
 	}
 }
 
+// TestSavePauseFails: a guest that was to be left paused beside its file runs on
+// when there is none, as after every failed save.
+func TestSavePauseFails(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	_, err := Save(t.Context(), host, dom, &memoryTarget{commitErr: errDiskFull}, SaveOptions{After: AfterPause})
+	var failure *SaveError
+	if !errors.As(err, &failure) || failure.Outcome != OutcomeAtSource || dom.state != StateRunning || dom.destroyed {
+		t.Errorf("%v, guest %s", err, dom.state)
+	}
+}
+
 func TestSaveResumeFails(t *testing.T) {
 	host, dom := newSaved(TypePVH)
 	host.failAt = map[string]error{"FinalState": errors.New("told to"), "Resume": errors.New("this too")}
@@ -320,6 +331,36 @@ func TestRestoreFailures(t *testing.T) {
 		check("cut", &savedHost{fakeHost: &fakeHost{}}, file.Bytes()[:n])
 	}
 	check("cut at the last byte", &savedHost{fakeHost: &fakeHost{}}, file.Bytes()[:file.Len()-1])
+}
+
+// TestRestoreSmallConfig: the user's configuration is too small, or the file's
+// own is: only then is the file to blame.
+func TestRestoreSmallConfig(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	var file memoryTarget
+	if _, err := Save(t.Context(), host, dom, &file, SaveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	small := []byte(strings.ReplaceAll(savedConfig, "4000", "4"))
+	for _, given := range []bool{true, false} {
+		r := newRestore(&savedHost{fakeHost: &fakeHost{name: "beta"}}, bytes.NewReader(file.Bytes()), RestoreOptions{})
+		if given {
+			r.opts.Config = small
+		}
+		err := r.open(t.Context())
+		if err == nil {
+			err = r.create(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.pages = 1
+		err = r.load(t.Context())
+		if err == nil || IsDamage(err) == given {
+			t.Errorf("given %v: %v", given, err)
+		}
+		_ = r.undo(err)
+	}
 }
 
 func TestRestoreSpecBounds(t *testing.T) {

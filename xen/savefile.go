@@ -5,16 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // SaveFile is a SaveTarget on disk. It is written under a temporary name in
 // the same folder, and gets its own only when it is whole and on the disk: a
 // crash or a full disk leaves nothing that looks like a saved guest. Its mode
 // is 0600, as it holds all of the guest's memory. What is there already and is
-// no regular file (a device, a fifo) is written in place.
+// no regular file (/dev/null, a tape) is written in place.
 type SaveFile struct {
 	f    *os.File
 	name string // the final one; "" for what is written in place
@@ -22,25 +19,66 @@ type SaveFile struct {
 }
 
 // CreateSaveFile opens a SaveFile. A file of that name is replaced on Commit.
+// Pipes and block devices have their own: OpenNamedPipe, OpenSaveDevice.
 func CreateSaveFile(name string) (*SaveFile, error) {
-	if real, err := filepath.EvalSymlinks(name); err == nil {
-		name = real // a link stays a link
+	info, err := os.Stat(name)
+	switch {
+	case err != nil || info.Mode().IsRegular():
+		return createPart(name)
+	case info.IsDir():
+		return nil, fmt.Errorf("save file %s: it is a folder", name)
+	case info.Mode()&os.ModeSocket != 0:
+		return nil, fmt.Errorf("save file %s: a socket cannot be opened by its name; let a program connect to it, and save to its standard input", name)
 	}
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		if info.IsDir() {
-			return nil, fmt.Errorf("save file %s: it is a folder", name)
-		}
-		f, err := os.OpenFile(name, os.O_WRONLY, 0)
-		if err != nil {
-			return nil, fmt.Errorf("save file: %w", err)
-		}
-		return &SaveFile{f: f}, nil
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part")
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("save file: %w", err)
 	}
-	return &SaveFile{f: f, name: name}, nil
+	return &SaveFile{f: f}, nil
+}
+
+// maxPartName is how much of a file's name its temporary one begins with: a
+// name has at most 255 bytes, and it gets longer.
+const maxPartName = 200
+
+func createPart(name string) (*SaveFile, error) {
+	dir, base, err := resolve(name)
+	if err != nil {
+		return nil, fmt.Errorf("save file: %w", err)
+	}
+	f, err := os.CreateTemp(dir, "."+base[:min(len(base), maxPartName)]+".*.part")
+	if err != nil {
+		return nil, fmt.Errorf("save file: %w", err)
+	}
+	return &SaveFile{f: f, name: filepath.Join(dir, base)}, nil
+}
+
+// maxLinks is how many links may lead from one to the next.
+const maxLinks = 40
+
+// resolve finds where a file of that name is, or is to be: a link stays a
+// link, also one to what is not there yet. The folder that it returns is
+// without links, so that one name cannot mean two places.
+func resolve(name string) (dir, base string, err error) {
+	for range maxLinks {
+		if dir, base = filepath.Split(name); dir == "" {
+			dir = "."
+		}
+		if base == "" {
+			return "", "", fmt.Errorf("%q names no file", name)
+		}
+		if dir, err = filepath.EvalSymlinks(dir); err != nil {
+			return "", "", err
+		}
+		link, err := os.Readlink(filepath.Join(dir, base))
+		if err != nil {
+			return dir, base, nil // no link, or nothing is there
+		}
+		if name = link; !filepath.IsAbs(link) {
+			name = dir + "/" + link // Join would take "link/.." for nothing
+		}
+	}
+	return "", "", fmt.Errorf("%s: too many links", name)
 }
 
 func (s *SaveFile) Write(b []byte) (int, error) { return s.f.Write(b) }
@@ -48,12 +86,8 @@ func (s *SaveFile) Write(b []byte) (int, error) { return s.f.Write(b) }
 // Commit puts the file onto the disk and gives it its name.
 func (s *SaveFile) Commit() error {
 	if s.name == "" {
-		err := s.f.Sync()
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
-			err = nil // a fifo or the like
-		}
 		s.done = true
-		return errors.Join(err, s.f.Close())
+		return errors.Join(syncFile(s.f), s.f.Close())
 	}
 	if err := s.f.Sync(); err != nil {
 		return fmt.Errorf("save file: %w", err)
@@ -95,68 +129,4 @@ func syncDir(dir string) error {
 		return fmt.Errorf("folder %s: %w", dir, err)
 	}
 	return nil
-}
-
-// Pipe is standard input or output. A write or read of it ends when nothing
-// moves for a limit: the guest must not stay suspended because the program at
-// the other end hangs. Close ends one at once.
-type Pipe struct {
-	f       *os.File
-	limit   time.Duration
-	blocked bool // set back to blocking at the end: others may share it
-	fd      int
-}
-
-// OpenPipe makes a Pipe of a descriptor, which stays open.
-func OpenPipe(fd int, name string, limit time.Duration) (*Pipe, error) {
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	p := &Pipe{limit: limit, fd: fd}
-	var st unix.Stat_t
-	if err := unix.Fstat(dup, &st); err == nil && (st.Mode&unix.S_IFMT == unix.S_IFIFO || st.Mode&unix.S_IFMT == unix.S_IFSOCK) {
-		flags, err := unix.FcntlInt(uintptr(dup), unix.F_GETFL, 0)
-		p.blocked = err == nil && flags&unix.O_NONBLOCK == 0
-		if err := unix.SetNonblock(dup, true); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", name, err), unix.Close(dup))
-		}
-	}
-	p.f = os.NewFile(uintptr(dup), name)
-	return p, nil
-}
-
-// Write implements io.Writer.
-func (p *Pipe) Write(b []byte) (int, error) {
-	_ = p.f.SetWriteDeadline(time.Now().Add(p.limit)) // a regular file has no deadline, and never blocks
-	n, err := p.f.Write(b)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("%s took nothing for %s: %w", p.f.Name(), p.limit, err)
-	}
-	return n, err
-}
-
-// Read implements io.Reader.
-func (p *Pipe) Read(b []byte) (int, error) {
-	_ = p.f.SetReadDeadline(time.Now().Add(p.limit))
-	n, err := p.f.Read(b)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("%s brought nothing for %s: %w", p.f.Name(), p.limit, err)
-	}
-	return n, err
-}
-
-// Commit implements SaveTarget: whoever reads the pipe sees its end, or not,
-// by the end of the stream in it.
-func (p *Pipe) Commit() error { return nil }
-
-// Close ends all use of the pipe here, also a Read or Write that blocks. The
-// descriptor that it was made of stays.
-func (p *Pipe) Close() error {
-	err := p.f.Close()
-	if p.blocked {
-		err = errors.Join(err, unix.SetNonblock(p.fd, false))
-		p.blocked = false
-	}
-	return err
 }

@@ -48,6 +48,7 @@ func splitFlags(known []cli.Flag, words []string, leading bool) (flags, args []s
 			args, words = append(args, word), words[1:]
 			continue
 		}
+		word = codecWord(known, word)
 		n := 1
 		if takesNext(known, word) {
 			n = 2
@@ -55,9 +56,25 @@ func splitFlags(known []cli.Flag, words []string, leading bool) (flags, args []s
 		if n > len(words) {
 			return nil, nil, usagef("flag %s needs a value", word)
 		}
-		flags, words = append(flags, words[:n]...), words[n:]
+		flags, words = append(append(flags, word), words[1:n]...), words[n:]
 	}
 	return flags, args, nil
+}
+
+// codecWord turns -zzstd and -z=zstd, of a command that compresses, into what
+// the command line package knows: there a switch has no value that may be left
+// out. Letters that share a dash with z stay what they are.
+func codecWord(known []cli.Flag, word string) string {
+	name, ok := strings.CutPrefix(word, "-z")
+	if !ok || name == "" || flagNamed(known, "codec") == nil {
+		return word
+	}
+	name, named := strings.CutPrefix(name, "=")
+	letter := func(r rune) bool { return flagNamed(known, string(r)) == nil }
+	if !named && strings.IndexFunc(name, letter) < 0 {
+		return word
+	}
+	return "--codec=" + name
 }
 
 // takesNext tells whether the value of a flag is the next word. Of letters that

@@ -1,14 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/xenferry/xenferry/savefmt"
+	"github.com/xenferry/xenferry/xen"
 )
 
 func convertCommand() *cli.Command {
@@ -21,7 +22,7 @@ func convertCommand() *cli.Command {
 			"standard input and output: xenferry convert db1.xfs - | xl restore /dev/stdin",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "`format` of <to>: stock or container; default: what <from> is not"},
-			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: "compress with `codec`: s2, zstd or zlib"},
+			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: codecUsage},
 			jsonFlag,
 		},
 		OnUsageError: usageError,
@@ -47,34 +48,63 @@ func convert(c *cli.Context) error {
 	if format != "" && format != formatStock && format != formatContainer {
 		return usagef("--to %q: it is %s or %s", format, formatStock, formatContainer)
 	}
-	from, name := c.Args().Get(0), c.Args().Get(1)
-	in, closeIn, err := openSaved(c.Context, from)
+	begun := time.Now()
+	report, err := convertSaved(c, format, codec)
+	report.Total = time.Since(begun)
 	if err != nil {
-		return err
+		report.Error, report.Code = err.Error(), xen.CodeOf(err)
 	}
-	defer closeIn()
-	to, discard, err := openTarget(c.Context, name)
+	return tellConverted(c, report, err)
+}
+
+// convertReport is what a conversion did, for --json.
+type convertReport struct {
+	Summary *savefmt.Summary `json:"summary,omitempty"`
+	Written int64            `json:"written"`
+	Total   time.Duration    `json:"total_ns"`
+	Error   string           `json:"error,omitempty"`
+	Code    xen.Code         `json:"code,omitempty"`
+}
+
+// convertSaved opens both sides and converts. The report is never nil.
+func convertSaved(c *cli.Context, format string, codec savefmt.BlockCodec) (*convertReport, error) {
+	report := &convertReport{}
+	in, err := openInput(c.Context, c.Args().Get(0))
 	if err != nil {
-		return err
+		return report, err
+	}
+	defer in.close()
+	to, discard, err := openTarget(c.Context, c.Args().Get(1))
+	if err != nil {
+		return report, err
 	}
 	defer discard()
-	begun := time.Now()
-	sum, written, err := convertTo(to, in, format, codec)
+	report.Summary, report.Written, err = convertTo(to, in.saved(), format, codec)
 	if err == nil {
 		err = to.Commit()
+	}
+	if err != nil && c.Context.Err() != nil {
+		err = context.Cause(c.Context) // that the target was closed is no news
+	}
+	return report, err
+}
+
+// tellConverted tells how it went. That it could not be told does not undo it.
+func tellConverted(c *cli.Context, report *convertReport, err error) error {
+	from, name := c.Args().Get(0), c.Args().Get(1)
+	out := tellAside(c, name)
+	if c.Bool(jsonFlag.Name) {
+		warnUntold(encodeEnd(out, "convert", report))
 	}
 	if err != nil {
 		return fmt.Errorf("convert %s: %w", from, err)
 	}
-	out := c.App.Writer
-	if name == pipeName {
-		out = os.Stderr
-	}
 	if c.Bool(jsonFlag.Name) {
-		return encodeEnd(out, "convert", map[string]any{"summary": sum, "written": written, "total_ns": time.Since(begun)})
+		return nil
 	}
-	fmt.Fprintf(out, "%s: %s as %s, %s written to %s in %s\n", from, bytesText(uint64(sum.Bytes)), sum.Format,
-		bytesText(uint64(written)), name, time.Since(begun).Round(time.Millisecond))
+	_, outputErr := fmt.Fprintf(out, "%s: %s as %s, %s written to %s in %s\n", from, bytesText(uint64(report.Summary.Bytes)), report.Summary.Format,
+		bytesText(uint64(report.Written)), name, report.Total.Round(time.Millisecond))
+	warnUntold(outputErr)
 	return nil
 }
 
@@ -94,11 +124,11 @@ func convertTo(to io.Writer, in io.Reader, format string, codec savefmt.BlockCod
 		}
 	}
 	if format == formatStock {
-		sum, err := savefmt.Verify(io.TeeReader(plain, to))
+		sum, err := savefmt.VerifyCopy(plain, to)
 		return sum, sum.Bytes, err
 	}
 	packer := savefmt.NewPacker(to, codec)
-	sum, err := savefmt.Verify(io.TeeReader(plain, packer))
+	sum, err := savefmt.VerifyCopy(plain, packer)
 	if err != nil {
 		packer.Abort()
 		return sum, 0, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,17 +8,13 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
 	"github.com/xenferry/xenferry/savefmt"
 	"github.com/xenferry/xenferry/xen"
 )
 
-// pipeLimit is how long the program at the other end of a pipe may do nothing.
-const pipeLimit = 2 * time.Minute
-
-// pipeName is the file name that stands for standard input or output.
-const pipeName = "-"
+// codecUsage explains --codec of save and convert.
+const codecUsage = "compress with `codec`: s2, zstd or zlib; raw: checksums alone"
 
 func saveCommand() *cli.Command {
 	return &cli.Command{
@@ -38,8 +33,8 @@ func saveCommand() *cli.Command {
 			&cli.BoolFlag{Name: "s", Usage: "leave the guest suspended"},
 			&cli.BoolFlag{Name: "D", Usage: "store the domain id in the configuration"},
 			&cli.BoolFlag{Name: "live", Usage: "copy memory while the guest runs, and suspend it for the rest only; the file gets larger, the pause shorter"},
-			&cli.BoolFlag{Name: "z", Usage: "compress; the file is then for xenferry restore, or xenferry convert"},
-			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: "compress with `codec`: s2, zstd or zlib; implies -z"},
+			&cli.BoolFlag{Name: "z", Usage: "compress; the file is then for xenferry restore, or xenferry convert; -zzstd is --codec zstd"},
+			&cli.StringFlag{Name: "codec", Value: savefmt.BlockS2.String(), Usage: codecUsage + "; implies -z"},
 			&cli.DurationFlag{Name: "suspend-timeout", Value: xen.DefaultLimits.Suspend, Usage: "how long the guest may take to answer the suspend request; one that has then gets 25s more"},
 			jsonFlag,
 		},
@@ -56,30 +51,40 @@ func save(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	report, err := saveGuest(c, opts)
+	if report == nil {
+		report = &xen.SaveReport{After: opts.After, Error: err.Error(), Code: xen.CodeOf(err)}
+	}
+	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
+		startMonitor(report.Guest.Domid)
+	}
+	return tellSaved(c, report, err)
+}
+
+// saveGuest finds the guest and saves it. The report is nil if it was not
+// begun.
+func saveGuest(c *cli.Context, opts xen.SaveOptions) (*xen.SaveReport, error) {
+	var err error
 	if c.NArg() == 3 {
 		if opts.Config, err = readConfig(c.Context, c.Args().Get(2)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	host, err := openHost(c.Context, c.String("connect"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer host.Close()
 	info, err := host.Find(c.Context, c.Args().First())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dom, err := host.Open(c.Context, info.Domid)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer dom.Close()
-	report, err := saveTo(c, host, dom, c.Args().Get(1), opts)
-	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
-		startMonitor(info.Domid)
-	}
-	return err
+	return saveTo(c, host, dom, c.Args().Get(1), opts)
 }
 
 func saveOptions(c *cli.Context) (xen.SaveOptions, error) {
@@ -87,14 +92,15 @@ func saveOptions(c *cli.Context) (xen.SaveOptions, error) {
 		Live: c.Bool("live"), KeepDomid: c.Bool("D"), After: xen.AfterDestroy,
 		Limits: xen.Limits{Suspend: c.Duration("suspend-timeout")},
 	}
-	for flag, after := range map[string]xen.AfterSave{"c": xen.AfterResume, "p": xen.AfterPause, "s": xen.AfterNothing} {
-		if !c.Bool(flag) {
-			continue
-		}
-		if opts.After != xen.AfterDestroy {
-			return opts, usagef("save: -c, -p and -s exclude each other")
-		}
-		opts.After = after
+	switch keep, pause, suspend := c.Bool("c"), c.Bool("p"), c.Bool("s"); {
+	case suspend && (keep || pause):
+		return opts, usagef("save: -s excludes -c and -p")
+	case suspend:
+		opts.After = xen.AfterNothing
+	case pause: // also beside -c, as with xl
+		opts.After = xen.AfterPause
+	case keep:
+		opts.After = xen.AfterResume
 	}
 	if opts.Limits.Suspend < time.Second {
 		return opts, usagef("--suspend-timeout %s: it must be one second or more", opts.Limits.Suspend)
@@ -109,19 +115,16 @@ func saveOptions(c *cli.Context) (xen.SaveOptions, error) {
 	return opts, nil
 }
 
-// saveTo saves the guest to the file of that name, and tells how it went.
+// saveTo saves the guest to the file of that name.
 func saveTo(c *cli.Context, host xen.Host, dom xen.Domain, name string, opts xen.SaveOptions) (*xen.SaveReport, error) {
-	out := c.App.Writer
-	if name == pipeName {
-		out = os.Stderr
-	}
 	to, discard, err := openTarget(c.Context, name)
 	if err != nil {
 		return nil, err
 	}
 	defer discard()
 	opts.Protect, opts.Target, opts.Panel = protect(c, opts.Limits), name, true
-	show := newDisplay(out, os.Stderr, c.Bool(jsonFlag.Name))
+	show := newDisplay(tellAside(c, name), os.Stderr, c.Bool(jsonFlag.Name))
+	defer show.close()
 	opts.Observe = func(e xen.Event) {
 		if e.Kind != xen.EventRound || c.Bool(jsonFlag.Name) {
 			show.event(e)
@@ -131,16 +134,23 @@ func saveTo(c *cli.Context, host xen.Host, dom xen.Domain, name string, opts xen
 		fmt.Fprintf(os.Stderr, "round %d: %d pages, %s in %s, %d dirtied meanwhile\n", e.Round.Round, e.Round.Pages-e.Round.Empty,
 			bytesText(e.Round.WireBytes), e.Round.Time.Round(time.Millisecond), e.Round.Dirty)
 	}
-	report, err := xen.Save(c.Context, host, dom, to, opts)
-	show.close()
-	if c.Bool(jsonFlag.Name) {
-		return report, joinOutput(err, encodeEnd(out, "save", report))
-	}
-	if err == nil {
-		fmt.Fprintf(out, "%s saved to %s in %s: %s written, paused for %s, %s\n", report.Guest.Name, name,
+	return xen.Save(c.Context, host, dom, to, opts)
+}
+
+// tellSaved tells how it went. err stays what it is: that it could not be told
+// does not undo it.
+func tellSaved(c *cli.Context, report *xen.SaveReport, err error) error {
+	name := c.Args().Get(1)
+	out := tellAside(c, name)
+	switch {
+	case c.Bool(jsonFlag.Name):
+		warnUntold(encodeEnd(out, "save", report))
+	case err == nil:
+		_, outputErr := fmt.Fprintf(out, "%s saved to %s in %s: %s written, paused for %s, %s\n", report.Guest.Name, name,
 			report.Total.Round(time.Millisecond), bytesText(uint64(report.Bytes)), report.Pause.Round(100*time.Microsecond), afterTexts[report.After])
+		warnUntold(outputErr)
 	}
-	return report, err
+	return err
 }
 
 var afterTexts = map[xen.AfterSave]string{
@@ -161,32 +171,8 @@ func joinOutput(err, outputErr error) error {
 	return outputErr
 }
 
-// openTarget opens what a guest is saved to. discard removes what was not
-// committed.
-func openTarget(ctx context.Context, name string) (to xen.SaveTarget, discard func(), err error) {
-	if name != pipeName {
-		file, err := xen.CreateSaveFile(name)
-		if err != nil {
-			return nil, nil, err
-		}
-		return file, file.Discard, nil
-	}
-	if term.IsTerminal(int(os.Stdout.Fd())) {
-		return nil, nil, usagef("a saved guest is not for a terminal: redirect standard output")
-	}
-	pipe, err := xen.OpenPipe(int(os.Stdout.Fd()), "standard output", pipeLimit)
-	if err != nil {
-		return nil, nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = pipe.Close() })
-	return pipe, func() { stop(); _ = pipe.Close() }, nil
-}
-
 // resumedBySave tells whether the guest was suspended and runs here again.
 func resumedBySave(report *xen.SaveReport, err error) bool {
-	if report == nil {
-		return false
-	}
 	if err == nil {
 		return report.After == xen.AfterResume || report.After == xen.AfterPause
 	}

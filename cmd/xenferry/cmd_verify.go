@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -35,12 +36,7 @@ func verifySaved(c *cli.Context) error {
 		return usagef("verify takes one file, not %d arguments (see xenferry verify --help)", c.NArg())
 	}
 	name := c.Args().First()
-	in, closeIn, err := openSaved(c.Context, name)
-	if err != nil {
-		return err
-	}
-	defer closeIn()
-	sum, err := savefmt.Verify(in)
+	sum, err := verifyInput(c.Context, name)
 	if c.Bool(jsonFlag.Name) {
 		result := struct {
 			*savefmt.Summary
@@ -58,6 +54,17 @@ func verifySaved(c *cli.Context) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
+}
+
+// verifyInput verifies what is in a file of that name. The summary is nil if
+// it cannot be opened.
+func verifyInput(ctx context.Context, name string) (*savefmt.Summary, error) {
+	in, err := openInput(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer in.close()
+	return savefmt.Verify(in.saved())
 }
 
 func printSummary(out io.Writer, name string, s *savefmt.Summary) error {

@@ -5,7 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
+	"io"
 	"os/exec"
 )
 
@@ -16,16 +16,17 @@ const maxConfigFile = 1 << 20
 // libxl_domain_config as it is, anything else by xl's own parser, through
 // `xl create --dryrun`.
 func readConfig(ctx context.Context, path string) ([]byte, error) {
-	info, err := os.Stat(path)
+	in, err := openInput(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	if info.Size() > maxConfigFile {
-		return nil, fmt.Errorf("configuration %s: %d bytes, the limit is %d", path, info.Size(), maxConfigFile)
-	}
-	text, err := os.ReadFile(path)
+	defer in.close()
+	text, err := io.ReadAll(io.LimitReader(in, maxConfigFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if len(text) > maxConfigFile {
+		return nil, fmt.Errorf("configuration %s: it has more than %d bytes, the limit", path, maxConfigFile)
 	}
 	if json.Valid(text) {
 		return text, nil

@@ -7,7 +7,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/xenferry/xenferry/savefmt"
 	"github.com/xenferry/xenferry/xen"
 )
 
@@ -73,7 +72,7 @@ func exitCode(err error) int {
 		return exitFailed
 	case errors.As(err, &unsaved):
 		return saveExitCode(unsaved)
-	case isDamage(err):
+	case xen.IsDamage(err):
 		return exitDamaged
 	case errors.Is(err, context.Canceled):
 		return exitCancelled
@@ -128,14 +127,6 @@ func saveExitCode(e *xen.SaveError) int {
 		return exitNoPeer
 	}
 	return exitAtSource
-}
-
-// isDamage tells whether an error is about the bytes of a saved guest.
-func isDamage(err error) bool {
-	var format *savefmt.FormatError
-	var container *savefmt.ContainerError
-	return errors.As(err, &format) || errors.As(err, &container) ||
-		errors.Is(err, savefmt.ErrNotSaved) || errors.Is(err, xen.ErrCorrupt)
 }
 
 // told is the failure of a receiver of which the source knows: it is not

@@ -1,0 +1,72 @@
+package savefmt
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+// TestDevice: what follows a saved guest on a block device is neither minded
+// nor copied, whatever it is, and wherever buffers end.
+func TestDevice(t *testing.T) {
+	stock := hvmGuest("hvm", 300).bytes(t)
+	rest := bytes.Repeat([]byte("what was there before"), 100_000)
+	for name, saved := range map[string][]byte{"stock": stock, "container": packAll(t, BlockS2, stock)} {
+		t.Run(name, func(t *testing.T) {
+			device := append(bytes.Clone(saved), rest...)
+			if _, err := Verify(bytes.NewReader(device)); err == nil || !strings.Contains(err.Error(), "something follows the end") {
+				t.Errorf("a file: %v", err)
+			}
+			for _, slow := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.HalfReader} {
+				var copied bytes.Buffer
+				sum, err := VerifyCopy(Device{slow(bytes.NewReader(device))}, &copied)
+				if err != nil || sum.Bytes != int64(len(stock)) || !bytes.Equal(copied.Bytes(), stock) {
+					t.Errorf("%+v, %d bytes copied, %v", sum, copied.Len(), err)
+				}
+			}
+			plain, box, err := Unpack(Device{bytes.NewReader(device)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if box != nil {
+				defer box.Close()
+			}
+			if _, err := Verify(plain); err != nil {
+				t.Errorf("unpacked before: %v", err)
+			}
+		})
+	}
+}
+
+// TestOutsideErrors: that a source cannot be read, or a copy not be written, is
+// not called damage of the guest.
+func TestOutsideErrors(t *testing.T) {
+	stock := hvmGuest("hvm", 300).bytes(t)
+	for name, saved := range map[string][]byte{"stock": stock, "container": packAll(t, BlockRaw, stock)} {
+		for n := 8; n < len(saved); n += 1 + n/3 {
+			source := io.MultiReader(bytes.NewReader(saved[:n]), iotest.ErrReader(errBroken))
+			var copied bytes.Buffer
+			_, err := VerifyCopy(source, &copied)
+			expectOutside(t, name, err)
+			if !bytes.HasPrefix(stock, copied.Bytes()) {
+				t.Errorf("%s: copied something else", name)
+			}
+			_, err = VerifyCopy(bytes.NewReader(saved), &failAfter{n})
+			if len(saved) == len(stock) {
+				expectOutside(t, name+", written", err)
+			}
+		}
+	}
+}
+
+func expectOutside(t *testing.T, name string, err error) {
+	t.Helper()
+	var format *FormatError
+	var container *ContainerError
+	if !errors.Is(err, errBroken) || errors.As(err, &format) || errors.As(err, &container) {
+		t.Errorf("%s: %v", name, err)
+	}
+}
