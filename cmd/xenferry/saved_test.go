@@ -321,3 +321,10 @@ func TestEndlessConfig(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestTerminal: nobody types a saved guest.
+func TestTerminal(t *testing.T) {
+	if in, err := openInput(t.Context(), "/dev/ptmx"); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "is a terminal") {
+		t.Errorf("%+v, %v", in, err)
+	}
+}
