@@ -113,9 +113,10 @@ func beginAlone(ctx context.Context, store *fallback.Store, dir string, m fallba
 }
 
 // Who tries again at once finds the guest running, and its guardian still
-// writing that down: it has endLimit for that.
+// waiting whether it suspends late, or writing that down: it has endLimit for
+// that.
 const (
-	endLimit = 10 * time.Second
+	endLimit = 30 * time.Second
 	endRetry = 20 * time.Millisecond
 )
 

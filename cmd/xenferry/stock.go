@@ -97,7 +97,8 @@ func migrateBy(ctx context.Context, c *cli.Context, host xen.Host, guest xen.Dom
 		startMonitor(guest.Domid)
 	}
 	if c.Bool(jsonFlag.Name) {
-		return joinOutput(err, encodeEnd(c.App.Writer, "stock", report))
+		warnUntold(encodeEnd(c.App.Writer, "stock", report))
+		return err
 	}
 	switch {
 	case err == nil:
