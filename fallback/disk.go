@@ -41,14 +41,17 @@ func OpenDir(dir string) (Disk, error) {
 // the process ends. It waits itself, as long as ctx lets it. The holder looks at
 // the journals and makes one, which takes milliseconds.
 func LockDir(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("folder of the journals: %w", err)
 	}
 	for {
 		switch err = hold(f); {
 		case err == nil:
-			return func() { _ = f.Close() }, nil
+			return func() {
+				_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // a child may have the file open still
+				_ = f.Close()
+			}, nil
 		case !errors.Is(err, ErrBusy):
 			_ = f.Close()
 			return nil, fmt.Errorf("folder of the journals %s: lock: %w", dir, err)
@@ -62,8 +65,11 @@ func LockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	}
 }
 
-// lockRetry is how often that is tried.
-const lockRetry = 5 * time.Millisecond
+// lockName is the file that is locked, lockRetry how often that is tried.
+const (
+	lockName  = ".lock"
+	lockRetry = 5 * time.Millisecond
+)
 
 // osDisk is a directory.
 type osDisk string

@@ -281,7 +281,7 @@ func TestPrune(t *testing.T) {
 	begin("3", SideDestination, DestinationRunning) // its source may still ask
 	begin("4", SideDestination, DestinationSettled)
 	begin("5", SideDestination, DestinationDiscarded)
-	if err := s.Prune(now); err != nil {
+	if _, err := s.Prune(now); err != nil {
 		t.Fatal(err)
 	}
 	all, err := s.List()
@@ -321,7 +321,7 @@ func TestPruneLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := s.Prune(time.Now()); err != nil {
+	if _, err := s.Prune(time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	left, err := s.disk.Names()

@@ -94,8 +94,14 @@ func (r *Recovery) Finish(ctx context.Context, j *Journal) (Summary, error) {
 		err = context.Cause(ctx) // given up, which says nothing about the guest
 	}
 	if on == EventFailure {
-		sum, readErr := r.Store.Read(j.Migration.ID, j.Migration.Side) // a person may have decided
-		return sum, errors.Join(err, readErr)
+		sum, readErr := r.Store.Read(j.Migration.ID, j.Migration.Side)
+		switch {
+		case readErr != nil:
+			return j.summary(), errors.Join(err, readErr)
+		case sum.Finished: // a person has decided, and nothing hinders any more
+			return sum, nil
+		}
+		return sum, err
 	}
 	again, err := r.Store.Open(j.Migration.ID, j.Migration.Side)
 	if err != nil {

@@ -36,7 +36,7 @@ func TestReportGoesWithItsJournal(t *testing.T) {
 	if all, err := s.List(); len(all) != 1 || err != nil {
 		t.Errorf("%d migrations, %v", len(all), err)
 	}
-	if err := s.Prune(time.Now()); err != nil {
+	if _, err := s.Prune(time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if names, err := disk.Names(); len(names) > 0 || err != nil {

@@ -291,22 +291,23 @@ func splitName(name string) (id string, side Side, ok bool) {
 // drawn from whether the guest is here; it may have moved on, or have been shut
 // down, and the source would then be told that it never ran, and resume a guest
 // of long ago on a disk that has changed.
-func (s *Store) Prune(now time.Time) error {
-	all, errs := s.List()
-	slices.Reverse(all)
+//
+// It returns what List did before; a leftover that cannot be removed does no harm.
+func (s *Store) Prune(now time.Time) ([]Summary, error) {
+	all, err := s.List()
 	kept := 0
-	for _, sum := range all {
+	for _, sum := range slices.Backward(all) {
 		if !sum.Finished || sum.State == DestinationRunning || sum.State == DestinationUnsure {
 			continue
 		}
 		if kept++; kept <= keepFinished && now.Sub(sum.Updated()) < keepFor {
 			continue
 		}
-		name, err := fileName(sum.ID, sum.Side)
-		if err == nil {
-			err = errors.Join(s.disk.Remove(reportName(name)), s.disk.Remove(name))
+		if name, err := fileName(sum.ID, sum.Side); err == nil {
+			_ = s.disk.Remove(reportName(name))
+			_ = s.disk.Remove(name)
 		}
-		errs = errors.Join(errs, err)
 	}
-	return errors.Join(errs, s.disk.Sweep(now.Add(-creating)))
+	_ = s.disk.Sweep(now.Add(-creating))
+	return all, err
 }

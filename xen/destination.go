@@ -336,10 +336,10 @@ func (d *destination) finish(ctx context.Context) error {
 	if err := d.mem.settled(); err != nil {
 		return err
 	}
+	d.watch.note("memory looked over", begun)
 	if err := d.checkHash(ctx, m.Final.MemoryHash); err != nil {
 		return err
 	}
-	d.watch.note("memory looked over", begun)
 	completed := time.Now()
 	if err := d.incoming.Finish(ctx, records); err != nil {
 		return err
@@ -358,7 +358,9 @@ func (d *destination) checkHash(ctx context.Context, want string) error {
 	if want == "" {
 		return nil
 	}
+	begun := time.Now()
 	got, err := hashArrived(ctx, d.mem)
+	d.watch.note("memory hashed", begun)
 	if err != nil {
 		return err
 	}

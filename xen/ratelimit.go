@@ -31,7 +31,7 @@ func ParseRate(s string) (uint64, error) {
 		}
 	}
 	v, err := strconv.ParseFloat(number, 64)
-	if bits := v * factor; err == nil && bits >= 0 && bits <= maxRate && checkRate(uint64(bits)) == nil {
+	if bits := v * factor; err == nil && (bits == 0 || bits >= minRate && bits <= maxRate) {
 		return uint64(bits), nil
 	}
 	return 0, fmt.Errorf("rate %q: want bits a second, 1M or more, as in 800M or 2.5G; 0 is no limit", s)

@@ -56,8 +56,8 @@ func TestParseRate(t *testing.T) {
 			t.Errorf("%s: %d, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"", "fast", "-1M", "1k", "1e30", "NaN", "Inf", "5MB"} {
-		if v, err := ParseRate(in); err == nil {
+	for _, in := range []string{"", "fast", "-1M", "0.5", "1k", "1e30", "NaN", "Inf", "5MB"} {
+		if v, err := ParseRate(in); err == nil { // 0.5 must not lift a cap
 			t.Errorf("%q: %d", in, v)
 		}
 	}

@@ -19,10 +19,10 @@ type SaveDevice struct {
 // sector is what every disk writes whole, or not at all.
 const sector = 512
 
-// OpenSaveDevice opens the block device of that name. What is on it stays
-// until the first Write.
+// OpenSaveDevice opens the block device of that name, unless it is mounted or
+// a part of another. What is on it stays until the first Write.
 func OpenSaveDevice(name string) (*SaveDevice, error) {
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_EXCL, 0)
 	if err != nil {
 		return nil, fmt.Errorf("save device: %w", err)
 	}
@@ -74,6 +74,7 @@ func (s *SaveDevice) Commit() error {
 	}
 	if err != nil {
 		_, _ = s.f.WriteAt(make([]byte, sector), 0) // the guest runs on: nothing may look like it
+		_ = s.f.Sync()
 		return fmt.Errorf("save device: %w", err)
 	}
 	s.done = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,7 @@ type Pipe struct {
 	limit   time.Duration
 	blocked bool // set back to blocking at the end: others may share it
 	fd      int
+	unblock sync.Once
 }
 
 // OpenPipe makes a Pipe of a descriptor, which stays open.
@@ -125,12 +127,13 @@ func syncFile(f *os.File) error {
 }
 
 // Close ends all use of the pipe here, also a Read or Write that blocks. The
-// descriptor that it was made of stays.
+// descriptor that it was made of stays. It may be called at any time, and again.
 func (p *Pipe) Close() error {
 	err := p.f.Close()
-	if p.blocked {
-		err = errors.Join(err, unix.SetNonblock(p.fd, false))
-		p.blocked = false
-	}
+	p.unblock.Do(func() {
+		if p.blocked {
+			err = errors.Join(err, unix.SetNonblock(p.fd, false))
+		}
+	})
 	return err
 }

@@ -19,9 +19,12 @@ const (
 
 // SourceOptions says how a guest is moved away.
 type SourceOptions struct {
-	Program     string   // version of this program
-	Config      []byte   // send this configuration instead of Domain.Config, if set
-	Data        DataMode // default DataTLS
+	Program string   // version of this program
+	Config  []byte   // send this configuration instead of Domain.Config, if set
+	Data    DataMode // default DataTLS
+	// MustData: where no data connection can be opened fail, and do not let the
+	// pages go over the control connection, which may be another network.
+	MustData    bool
 	Pipe        PipeOptions
 	Policy      Policy // default DefaultPolicy
 	Verify      bool   // send everything once more while suspended, to be compared
@@ -218,6 +221,8 @@ func (s *source) connect(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case err != nil && s.opts.MustData:
+			return fmt.Errorf("no data connection, and one was asked for: %w", err)
 		case err != nil:
 			s.note("no data connection (%v): the pages go over the control connection", err)
 		default:
@@ -377,6 +382,8 @@ func (s *source) verify(ctx context.Context) error {
 	if !s.opts.Verify {
 		return nil
 	}
+	begun := time.Now()
+	defer func() { s.watch.note("verify round", begun) }()
 	s.dirty.SetAll(s.dom.Pages())
 	stats, err := s.sendRound(ctx, savefmt.FlagVerify|savefmt.FlagLast)
 	if err != nil {
@@ -387,14 +394,17 @@ func (s *source) verify(ctx context.Context) error {
 }
 
 func (s *source) finalState(ctx context.Context) error {
-	begun := time.Now()
-	defer func() { s.watch.note("state sent", begun) }()
 	if s.opts.MemoryHash {
 		var err error
-		if s.report.MemoryHash, err = hashMemory(ctx, s.dom); err != nil {
+		begun := time.Now()
+		s.report.MemoryHash, err = hashMemory(ctx, s.dom)
+		s.watch.note("memory hashed", begun)
+		if err != nil {
 			return err
 		}
 	}
+	begun := time.Now()
+	defer func() { s.watch.note("state sent", begun) }()
 	if err := s.link.sendState(s.final); err != nil {
 		return err
 	}

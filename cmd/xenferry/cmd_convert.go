@@ -74,6 +74,9 @@ func convertSaved(c *cli.Context, format string, codec savefmt.BlockCodec) (*con
 		return report, err
 	}
 	defer in.close()
+	if in.sameDevice(c.Args().Get(1)) {
+		return report, usagef("%s is read and written at the same time: convert to another device, or to a file", c.Args().Get(0))
+	}
 	to, discard, err := openTarget(c.Context, c.Args().Get(1))
 	if err != nil {
 		return report, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -61,20 +62,28 @@ func migrate(c *cli.Context) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, d, fmt.Errorf("%w: %s", xen.ErrDeadline, d))
 		defer cancel()
 	}
-	return beforeEngine(ctx, migrateWithin(ctx, c, args))
-}
-
-// beforeEngine turns an error of a deadline that runs out before the engine has
-// begun into a failure such as the engine's: the guest was not touched.
-func beforeEngine(ctx context.Context, err error) error {
-	cause := context.Cause(ctx)
+	err = migrateWithin(ctx, c, args)
 	var failure *xen.MigrateError
 	var stock *xen.SaveError
-	switch {
-	case !errors.Is(cause, xen.ErrDeadline), errors.As(err, &failure), errors.As(err, &stock):
+	if err == nil || errors.As(err, &failure) || errors.As(err, &stock) {
 		return err
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, xen.ErrDeadline):
-		return &xen.MigrateError{Phase: "open", Outcome: xen.OutcomeAtSource, Cause: cause}
+	}
+	return beforeEngine(ctx, c, err)
+}
+
+// beforeEngine makes an error from before the engine has begun one such as the
+// engine's where the deadline is its reason, and ends the events for a program.
+// The guest was not touched.
+func beforeEngine(ctx context.Context, c *cli.Context, err error) error {
+	if usage := (usageErr{}); errors.As(err, &usage) {
+		return err
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, xen.ErrDeadline) {
+		err = &xen.MigrateError{Phase: "open", Outcome: xen.OutcomeAtSource, Cause: cause}
+	}
+	if c.Bool(jsonFlag.Name) {
+		report := &xen.Report{Error: err.Error(), Code: xen.CodeOf(err)}
+		warnUntold(json.NewEncoder(c.App.Writer).Encode(xen.Event{Kind: xen.EventEnd, Report: report, Text: report.Error}))
 	}
 	return err
 }
@@ -147,8 +156,12 @@ func migrateArgs(c *cli.Context) (xen.SourceOptions, error) {
 	if err != nil {
 		return xen.SourceOptions{}, err
 	}
+	elsewhere := pipe.Bind != nil || pipe.Address != nil
+	if mode == xen.DataControl && elsewhere {
+		return xen.SourceOptions{}, usagef("--data ssh has no data connections, which --bind and --data-address are for")
+	}
 	return xen.SourceOptions{
-		Program: version(), Data: mode, Pipe: pipe,
+		Program: version(), Data: mode, MustData: elsewhere || c.IsSet("data"), Pipe: pipe,
 		Verify: c.Bool("debug"), MemoryHash: c.Bool("memory-hash"),
 		LeavePaused: c.Bool("p"), KeepDomid: c.Bool("D"),
 		MaxDowntime: c.Duration("max-downtime"), Limits: limits,

@@ -61,7 +61,9 @@ func receive(c *cli.Context) error {
 		return told{err}
 	}
 	defer host.Close()
-	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: logEvents, Listen: listen, Limits: limits}
+	log := newCourier(logEvents)
+	defer log.close()
+	opts := xen.DestinationOptions{Program: version(), LeavePaused: c.Bool("p"), Observe: log.event, Listen: listen, Limits: limits}
 	opts.Monitored = monitored(c)
 	opts.Protect = protect(c, limits)
 	opts.Answer = answer(c, host)

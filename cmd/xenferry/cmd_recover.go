@@ -59,12 +59,17 @@ func recoverEach(c *cli.Context, store *fallback.Store, work []fallback.Summary)
 	if len(work) == 0 {
 		return nil, nil // needs no host
 	}
+	var results []recovered
 	recovery, closeHost, err := openRecovery(c, store)
 	if err != nil {
-		return nil, err
+		for _, sum := range work {
+			r := recoveredOf(sum)
+			r.Error = err.Error()
+			results = append(results, r)
+		}
+		return results, nil
 	}
 	defer closeHost()
-	var results []recovered
 	for _, sum := range work {
 		results = append(results, recoverOne(c, recovery, sum))
 	}
@@ -109,8 +114,12 @@ func toRecover(c *cli.Context, store *fallback.Store) ([]fallback.Summary, error
 	return work, errs
 }
 
+func recoveredOf(sum fallback.Summary) recovered {
+	return recovered{ID: sum.ID, Side: sum.Side, Guest: sum.Guest, Peer: sum.Peer, State: sum.State, Done: sum.Finished}
+}
+
 func recoverOne(c *cli.Context, recovery *fallback.Recovery, sum fallback.Summary) recovered {
-	r := recovered{ID: sum.ID, Side: sum.Side, Guest: sum.Guest, Peer: sum.Peer, State: sum.State, Done: sum.Finished}
+	r := recoveredOf(sum)
 	j, err := recovery.Store.Open(sum.ID, sum.Side)
 	if err == nil {
 		var now fallback.Summary

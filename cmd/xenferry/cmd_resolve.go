@@ -69,7 +69,14 @@ func resolve(c *cli.Context) error {
 	if err != nil {
 		r.Error = err.Error()
 	}
-	return printRecovered(c, []recovered{r})
+	if r.Done {
+		keepMonitored(c, store, sum.ID, sum.Side)
+	}
+	told := printRecovered(c, []recovered{r})
+	if r.Done { // also if it was decided meanwhile, and perhaps in the other way
+		return errors.Join(told, err)
+	}
+	return told
 }
 
 // openForPerson opens a journal, and waits if a program holds it: a guardian

@@ -52,7 +52,9 @@ func restore(c *cli.Context) error {
 // that was not begun.
 func restoreSaved(c *cli.Context) (*xen.RestoreReport, error) {
 	name := c.Args().Get(c.NArg() - 1)
-	opts := xen.RestoreOptions{LeavePaused: c.Bool("p"), Observe: logEvents, From: name, Monitored: monitored(c)}
+	log := newCourier(logEvents)
+	defer log.close()
+	opts := xen.RestoreOptions{LeavePaused: c.Bool("p"), Observe: log.event, From: name, Monitored: monitored(c)}
 	opts.Protect = protect(c, opts.Limits)
 	if c.NArg() == 2 {
 		var err error

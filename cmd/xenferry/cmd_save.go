@@ -125,15 +125,8 @@ func saveTo(c *cli.Context, host xen.Host, dom xen.Domain, name string, opts xen
 	opts.Protect, opts.Target, opts.Panel = protect(c, opts.Limits), name, true
 	show := newDisplay(tellAside(c, name), os.Stderr, c.Bool(jsonFlag.Name))
 	defer show.close()
-	opts.Observe = func(e xen.Event) {
-		if e.Kind != xen.EventRound || c.Bool(jsonFlag.Name) {
-			show.event(e)
-			return
-		}
-		show.endBar()
-		fmt.Fprintf(os.Stderr, "round %d: %d pages, %s in %s, %d dirtied meanwhile\n", e.Round.Round, e.Round.Pages-e.Round.Empty,
-			bytesText(e.Round.WireBytes), e.Round.Time.Round(time.Millisecond), e.Round.Dirty)
-	}
+	show.saves = true
+	opts.Observe = show.event
 	return xen.Save(c.Context, host, dom, to, opts)
 }
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 )
 
@@ -31,14 +33,34 @@ func readConfig(ctx context.Context, path string) ([]byte, error) {
 	if json.Valid(text) {
 		return text, nil
 	}
+	file := path
+	if !in.mode.IsRegular() { // what was read from it xl cannot read again
+		if file, err = keepConfig(text); err != nil {
+			return nil, fmt.Errorf("configuration %s: %w", path, err)
+		}
+		defer os.Remove(file)
+	}
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, "xl", "create", "--quiet", "--dryrun", path)
+	cmd := exec.CommandContext(ctx, "xl", "create", "--quiet", "--dryrun", file)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("configuration %s: xl cannot read it: %w: %s", path, err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return dryRunConfig(path, out)
+}
+
+// keepConfig writes a configuration to a file of its own, and returns its name.
+func keepConfig(text []byte) (string, error) {
+	f, err := os.CreateTemp("", "xenferry-config-")
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return f.Name(), err
 }
 
 // dryRunConfig takes the configuration out of what `xl create --dryrun` prints:

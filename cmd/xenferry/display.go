@@ -17,11 +17,13 @@ import (
 // display shows the events of a migration: as JSON lines on out, or for people
 // on status: a progress bar where that is a terminal, else a line now and then.
 type display struct {
+	*courier
 	out    io.Writer
 	status *os.File
 	json   *json.Encoder
 	bar    *progressbar.ProgressBar
 	budget bool      // print where the downtime went
+	saves  bool      // what is shown is a save
 	round  int       // of the bar
 	last   time.Time // last plain line
 }
@@ -34,10 +36,12 @@ func newDisplay(out io.Writer, status *os.File, asJSON bool) *display {
 	if asJSON {
 		d.json = json.NewEncoder(out)
 	}
+	d.courier = newCourier(d.print)
 	return d
 }
 
-func (d *display) event(e xen.Event) {
+// print shows one event; the courier calls it.
+func (d *display) print(e xen.Event) {
 	if d.json != nil {
 		_ = d.json.Encode(e) // a reader that has gone must not stop the migration
 		return
@@ -47,6 +51,11 @@ func (d *display) event(e xen.Event) {
 		d.progress(e.Progress)
 	case xen.EventRound:
 		d.endBar()
+		if d.saves {
+			fmt.Fprintf(d.status, "round %d: %d pages, %s in %s, %d dirtied meanwhile\n", e.Round.Round, e.Round.Pages-e.Round.Empty,
+				bytesText(e.Round.WireBytes), e.Round.Time.Round(time.Millisecond), e.Round.Dirty)
+			return
+		}
 		then := fmt.Sprintf("%d dirtied meanwhile", e.Round.Dirty)
 		if e.Round.Part {
 			then = "the rest follows"
@@ -88,7 +97,15 @@ func (d *display) endBar() {
 	}
 }
 
-func (d *display) close() { d.endBar() }
+// close waits until everything is shown.
+func (d *display) close() {
+	d.courier.close()
+	select {
+	case <-d.done:
+		d.endBar()
+	default: // nobody reads
+	}
+}
 
 // report prints how a migration ended. A failure's text is printed by main.
 func (d *display) report(r *xen.Report) {

@@ -104,6 +104,9 @@ func (l *lab) xenferry(args ...string) (code int, stdout, stderr string) {
 	if err != nil && !errors.As(err, &exit) {
 		l.t.Fatal(err)
 	}
+	if strings.Contains(errs.String(), "WARNING: DATA RACE") { // the exit code does not tell
+		l.t.Errorf("%v: %s", args, errs.String())
+	}
 	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
 }
 

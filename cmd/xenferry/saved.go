@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -126,10 +127,24 @@ func (in *input) Read(b []byte) (int, error) {
 
 // saved is the saved guest in it.
 func (in *input) saved() io.Reader {
-	if in.mode&os.ModeDevice != 0 && in.mode&os.ModeCharDevice == 0 {
+	if isBlockDevice(in.mode) {
 		return savefmt.Device{Reader: in}
 	}
 	return in
+}
+
+func isBlockDevice(mode os.FileMode) bool {
+	return mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0
+}
+
+// sameDevice tells whether that name is of the block device that this is.
+func (in *input) sameDevice(name string) bool {
+	named, err := os.Stat(name)
+	if err != nil || in.file == nil || !isBlockDevice(in.mode) || !isBlockDevice(named.Mode()) {
+		return false
+	}
+	own, err := in.file.Stat()
+	return err == nil && own.Sys().(*syscall.Stat_t).Rdev == named.Sys().(*syscall.Stat_t).Rdev
 }
 
 // checkEnd refuses a container that was cut off, if that can be seen without
@@ -168,7 +183,7 @@ func openTarget(ctx context.Context, name string) (to xen.SaveTarget, discard fu
 	case err == nil && info.Mode()&os.ModeNamedPipe != 0:
 		pipe, err := xen.OpenNamedPipe(ctx, name, true, pipeLimit)
 		return pipeTarget(ctx, pipe, err)
-	case err == nil && info.Mode()&os.ModeDevice != 0 && info.Mode()&os.ModeCharDevice == 0:
+	case err == nil && isBlockDevice(info.Mode()):
 		device, err := xen.OpenSaveDevice(name)
 		if err != nil {
 			return nil, nil, err
@@ -190,9 +205,10 @@ func pipeTarget(ctx context.Context, pipe *xen.Pipe, err error) (xen.SaveTarget,
 	return pipe, func() { stop(); _ = pipe.Close() }, nil
 }
 
-// warnUntold says that what is done could not be told: that does not undo it.
+// warnUntold says that how something has ended could not be told, which does not
+// change how it has.
 func warnUntold(err error) {
 	if err != nil {
-		logrus.Warnf("it is done, but could not be told: %v", err)
+		logrus.Warnf("how it has ended could not be told: %v", err)
 	}
 }

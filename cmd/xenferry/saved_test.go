@@ -132,6 +132,8 @@ func TestPipesInterrupted(t *testing.T) {
 			if name == "convert" || name == "verify, standard" {
 				go stdin.Write(bytes.Repeat([]byte("XFsaved\n"), 1)) // and no more
 			}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
 			stdout, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -140,15 +142,15 @@ func TestPipesInterrupted(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(700 * time.Millisecond)
+			time.Sleep(2 * time.Second) // it waits for the pipe by then
 			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
 			kill := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
 			defer kill.Stop()
 			_ = cmd.Wait()
-			if code := cmd.ProcessState.ExitCode(); code != exitCancelled {
-				t.Errorf("exit %d, want %d", code, exitCancelled)
+			if code := cmd.ProcessState.ExitCode(); code != exitCancelled || strings.Contains(stderr.String(), "DATA RACE") {
+				t.Errorf("exit %d, want %d: %s", code, exitCancelled, stderr.String())
 			}
 			l.expectAt(l.alpha, l.beta)
 			expectOnly(t, dir, "pipe")
@@ -240,6 +242,8 @@ func TestJSONFailures(t *testing.T) {
 		{[]string{"convert", "--json", dir, filepath.Join(dir, "out")}, exitFailed, xen.CodeFailed},
 		{[]string{"-c", "sim:alpha", "save", "--json", "nobody", filepath.Join(dir, "out")}, exitNoDomain, xen.CodeNoDomain},
 		{[]string{"-c", "sim:alpha", "save", "--json", "db1", dir}, exitFailed, xen.CodeFailed},
+		{[]string{"-c", "sim:alpha", "migrate", "--json", "nobody", "sim:beta"}, exitNoDomain, xen.CodeNoDomain},
+		{[]string{"-c", "sim:alpha", "migrate", "--json", "--deadline", "1ns", "db1", "sim:beta"}, exitAtSource, xen.CodeFailed},
 	} {
 		code, out, errs := l.xenferry(tt.args...)
 		var end map[string]json.RawMessage
@@ -249,7 +253,7 @@ func TestJSONFailures(t *testing.T) {
 			Error string
 			Code  xen.Code
 		}
-		for _, name := range []string{"save", "restore", "convert"} {
+		for _, name := range []string{"save", "restore", "convert", "report"} {
 			if err := json.Unmarshal([]byte(lines[len(lines)-1]), &end); err == nil && end[name] != nil {
 				_ = json.Unmarshal(end[name], &got)
 			}

@@ -94,11 +94,8 @@ func beginAlone(ctx context.Context, store *fallback.Store, dir string, m fallba
 	defer unlock()
 	// A journal that cannot be read may be one of this guest's migrations from
 	// here. It says nothing about a guest that comes.
-	if err := store.Prune(time.Now()); err != nil && m.Side == fallback.SideSource {
-		return nil, fallback.Summary{}, err
-	}
+	all, err := store.Prune(time.Now())
 	if m.Side == fallback.SideSource {
-		all, err := store.List()
 		if err != nil {
 			return nil, fallback.Summary{}, err
 		}

@@ -89,8 +89,8 @@ func migrateBy(ctx context.Context, c *cli.Context, host xen.Host, guest xen.Dom
 		if why := t.failure(); why != nil {
 			failure.Cause = fmt.Errorf("%w: %w", failure.Cause, why)
 		}
-		if errors.Is(err, errNoReceiver) {
-			return err
+		if errors.Is(err, errNoReceiver) && receiver != stockReceiver {
+			return err // stock xl comes next
 		}
 	}
 	if c.String("connect") == xenURI && resumedBySave(report, err) && monitorEndsWithSuspend() {
@@ -152,8 +152,10 @@ func stockReceive(c *cli.Context) error {
 		return err
 	}
 	defer conn.Close()
+	log := newCourier(logEvents)
+	defer log.close()
 	report, err := xen.ReceiveStock(c.Context, host, conn, xen.RestoreOptions{
-		LeavePaused: c.Bool("p"), Observe: logEvents,
+		LeavePaused: c.Bool("p"), Observe: log.event,
 		Protect: protect(c, xen.Limits{}), From: "stock xl", Monitored: monitored(c),
 	})
 	if err != nil {

@@ -191,7 +191,7 @@ func (l *lab) nothingShared(id string) {
 		dir := filepath.Join(os.Getenv(sim.DirEnv), host+".state")
 		entries, _ := os.ReadDir(dir) // a host that has begun nothing has none
 		for _, e := range entries {
-			if name := e.Name(); name != guardianLog && !strings.HasSuffix(name, ".journal") && !strings.HasSuffix(name, ".report") {
+			if name := e.Name(); name != guardianLog && name != ".lock" && !strings.HasSuffix(name, ".journal") && !strings.HasSuffix(name, ".report") {
 				l.t.Errorf("left in %s: %s", dir, name)
 			}
 		}

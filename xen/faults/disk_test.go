@@ -1,11 +1,10 @@
 package faults
 
 import (
-	"time"
-
 	"bytes"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/xenferry/xenferry/fallback"
 )
