@@ -37,39 +37,26 @@ func OpenDir(dir string) (Disk, error) {
 	return osDisk(dir), nil
 }
 
+// lockName is the file that LockDir locks.
+const lockName = ".lock"
+
 // LockDir makes others wait that lock the same directory, until unlock or until
-// the process ends. It waits itself, as long as ctx lets it. The holder looks at
-// the journals and makes one, which takes milliseconds.
+// the process ends. It waits itself, for no longer than heldLimit: the holder
+// looks at the journals and makes one, which takes milliseconds.
 func LockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("folder of the journals: %w", err)
 	}
-	for {
-		switch err = hold(f); {
-		case err == nil:
-			return func() {
-				_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // a child may have the file open still
-				_ = f.Close()
-			}, nil
-		case !errors.Is(err, ErrBusy):
-			_ = f.Close()
-			return nil, fmt.Errorf("folder of the journals %s: lock: %w", dir, err)
-		}
-		select {
-		case <-time.After(lockRetry):
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, fmt.Errorf("folder of the journals %s: another program makes its journal: %w", dir, context.Cause(ctx))
-		}
+	if err := whileBusy(ctx, func() error { return hold(f) }); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s, which is held while a journal is made: %w", f.Name(), err)
 	}
+	return func() {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // a child may have the file open still
+		_ = f.Close()
+	}, nil
 }
-
-// lockName is the file that is locked, lockRetry how often that is tried.
-const (
-	lockName  = ".lock"
-	lockRetry = 5 * time.Millisecond
-)
 
 // osDisk is a directory.
 type osDisk string

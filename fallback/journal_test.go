@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"context"
 	"bytes"
 	"errors"
 	"fmt"
@@ -391,4 +392,24 @@ func FuzzParseJournal(f *testing.F) {
 			t.Errorf("%+v, %d steps, end %d", m, len(steps), end)
 		}
 	})
+}
+
+// TestLockDir: who locks second waits, and hears of it when that is given up.
+func TestLockDir(t *testing.T) {
+	_, dir := testStore(t)
+	unlock, err := LockDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := LockDir(ctx, dir); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("locked twice: %v", err)
+	}
+	unlock()
+	again, err := LockDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
 }

@@ -28,11 +28,28 @@ const (
 	creating     = time.Hour // no Create takes longer
 )
 
-// How Await waits.
+// How long whoever holds a file is waited for.
 const (
 	heldRetry = 10 * time.Millisecond
 	heldLimit = time.Minute // so long, that it is worth a word
 )
+
+// whileBusy calls try until its error is not ErrBusy, for no longer than
+// heldLimit.
+func whileBusy(ctx context.Context, try func() error) error {
+	limit := time.Now().Add(heldLimit)
+	for {
+		err := try()
+		if !errors.Is(err, ErrBusy) || time.Now().After(limit) {
+			return err
+		}
+		select {
+		case <-time.After(heldRetry):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
 
 const journalSuffix = ".journal"
 
@@ -152,19 +169,12 @@ func (s *Store) Open(id string, side Side) (*Journal, error) {
 // Await is Open that waits for whoever holds the journal: a child of a program
 // that has died, or one that is about to bring the migration to its end. It
 // waits for no longer than heldLimit.
-func (s *Store) Await(ctx context.Context, id string, side Side) (*Journal, error) {
-	limit := time.Now().Add(heldLimit)
-	for {
-		j, err := s.Open(id, side)
-		if !errors.Is(err, ErrBusy) || time.Now().After(limit) {
-			return j, err
-		}
-		select {
-		case <-time.After(heldRetry):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
+func (s *Store) Await(ctx context.Context, id string, side Side) (j *Journal, err error) {
+	err = whileBusy(ctx, func() error {
+		j, err = s.Open(id, side)
+		return err
+	})
+	return j, err
 }
 
 // unreadable says what a person can do about a journal that no program acts on.

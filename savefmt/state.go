@@ -19,8 +19,8 @@ type State struct {
 const maxState = MaxRecord
 
 // Add takes the next record, at that offset, which the Reader has checked. It
-// replaces one of the same type, and of a PV
-// guest's vCPU of the same vCPU. HVM_PARAMS add up, as each sets some.
+// replaces one of the same type, and of a PV guest's vCPU of the same vCPU.
+// HVM_PARAMS add up, as each sets some.
 func (s *State) Add(r Record, offset int64) error {
 	key := stateKey(r)
 	at, again := s.at[key]

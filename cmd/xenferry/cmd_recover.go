@@ -50,16 +50,14 @@ func recoverMigrations(c *cli.Context) error {
 		return err
 	}
 	work, unread := toRecover(c, store)
-	results, err := recoverEach(c, store, work)
-	return errors.Join(printRecovered(c, results), err, unread)
+	return errors.Join(printRecovered(c, recoverEach(c, store, work)), unread)
 }
 
 // recoverEach works on one migration after the other.
-func recoverEach(c *cli.Context, store *fallback.Store, work []fallback.Summary) ([]recovered, error) {
+func recoverEach(c *cli.Context, store *fallback.Store, work []fallback.Summary) (results []recovered) {
 	if len(work) == 0 {
-		return nil, nil // needs no host
+		return nil // needs no host
 	}
-	var results []recovered
 	recovery, closeHost, err := openRecovery(c, store)
 	if err != nil {
 		for _, sum := range work {
@@ -67,13 +65,13 @@ func recoverEach(c *cli.Context, store *fallback.Store, work []fallback.Summary)
 			r.Error = err.Error()
 			results = append(results, r)
 		}
-		return results, nil
+		return results
 	}
 	defer closeHost()
 	for _, sum := range work {
 		results = append(results, recoverOne(c, recovery, sum))
 	}
-	return results, nil
+	return results
 }
 
 // openRecovery opens the host that is worked on, to recover its migrations.

@@ -65,7 +65,8 @@ func resolve(c *cli.Context) error {
 	}
 	defer j.Close()
 	err = recovery.Resolve(c.Context, j, c.Bool("resume"))
-	r := recovered{ID: sum.ID, Side: sum.Side, Guest: sum.Guest, Peer: sum.Peer, State: j.State(), Done: j.Finished()}
+	r := recoveredOf(sum)
+	r.State, r.Done = j.State(), j.Finished()
 	if err != nil {
 		r.Error = err.Error()
 	}
