@@ -1,8 +1,8 @@
 package fallback
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
