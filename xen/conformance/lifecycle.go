@@ -159,7 +159,7 @@ func (s *suite) mustBeGone(t *testing.T, h xen.Host, name string) {
 // hypervisor gives the memory of a domain back bit by bit.
 func (s *suite) freeKiB(t *testing.T, h xen.Host, atLeast uint64) uint64 {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(s.Limit); ; time.Sleep(20 * time.Millisecond) {
 		info, err := h.Info(s.context(t))
 		must(t, "info of the host", err)
 		if info.FreeKiB >= atLeast || time.Now().After(end) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -42,7 +43,30 @@ func TestInDom0(t *testing.T) {
 	})
 }
 
-var ran = regexp.MustCompile(`(?m)^--- PASS`)
+var (
+	ran   = regexp.MustCompile(`(?m)^--- PASS`)
+	of    = regexp.MustCompile(`^=== (?:RUN|NAME|CONT)\s+(\S+)`)
+	said  = regexp.MustCompile(`^\s+\w+\.go:\d+: `)
+	ended = regexp.MustCompile(`^\s*--- FAIL: (\S+)|^(?:panic|fatal error|SIG[A-Z]+): .*`)
+)
+
+// failures returns, in one line, what the output of a test program says of the
+// tests that failed: test.sh repeats it at the end of its log.
+func failures(out string) string {
+	var found []string
+	about, name := map[string][]string{}, ""
+	for line := range strings.Lines(out) {
+		line = strings.TrimRight(line, "\r\n")
+		if m := of.FindStringSubmatch(line); m != nil {
+			name = m[1]
+		} else if said.MatchString(line) {
+			about[name] = append(about[name], strings.TrimSpace(line))
+		} else if m := ended.FindStringSubmatch(line); m != nil {
+			found = append(append(found, strings.TrimSpace(line)), about[m[1]]...)
+		}
+	}
+	return strings.Join(found, "; ")
+}
 
 // runInDom0 runs the tests of a package that match a pattern.
 func runInDom0(t *testing.T, l *Lab, program, guest, pattern string) {
@@ -52,7 +76,7 @@ func runInDom0(t *testing.T, l *Lab, program, guest, pattern string) {
 		guest, program, pattern))
 	t.Logf("%s", out)
 	if err != nil {
-		t.Fatalf("%s failed in dom0: %v", program, err.(*RunError).Err)
+		t.Fatalf("%s failed in dom0: %v: %s", program, err.(*RunError).Err, failures(out))
 	}
 	if !ran.MatchString(out) {
 		t.Fatalf("%s: no test ran", program)
