@@ -100,7 +100,7 @@ func TestDataAddress(t *testing.T) {
 }
 
 func TestDedup(t *testing.T) {
-	d := newDedup(100)
+	d := newDedup(maxDedupSlots) // in a small one these two pages may have one slot
 	a, b := bytes.Repeat([]byte{1}, PageSize), bytes.Repeat([]byte{2}, PageSize)
 	d.begin(0)
 	for i, step := range []struct {
