@@ -18,6 +18,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/xenferry/xenferry/scripts/lab/gotest"
 )
 
 func main() {
@@ -31,15 +33,9 @@ func main() {
 	}
 }
 
-var (
-	// nowOf is how go test -v says whose lines follow.
-	nowOf  = regexp.MustCompile(`^=== (?:RUN|NAME|CONT|PAUSE) +(\S+)`)
-	failed = regexp.MustCompile(`^ *--- FAIL: (\S+) \(`)
-	// excuse is the witness's word, as the first line of a message: what a guest
-	// or a program has printed is further in.
-	excuse = regexp.MustCompile(`^    [a-z_]+\.go:\d+: emulator fault: `)
-	broken = regexp.MustCompile(`^(panic|fatal error): `)
-)
+// excuse is the witness's word, as the first line of a message: what a guest or
+// a program has printed is further in.
+var excuse = regexp.MustCompile(`^    [a-z_]+\.go:\d+: emulator fault: `)
 
 // maxLine bounds a line of a test's output, in bytes: a table or a report.
 const maxLine = 16 << 20
@@ -51,13 +47,13 @@ func blameless(r io.Reader) ([]string, error) {
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
 		line := lines.Text()
-		if m := nowOf.FindStringSubmatch(line); m != nil {
+		if m := gotest.NowOf.FindStringSubmatch(line); m != nil {
 			current = m[1]
-		} else if m := failed.FindStringSubmatch(line); m != nil {
+		} else if m := gotest.Failed.FindStringSubmatch(line); m != nil {
 			failures[m[1]] = true
 		} else if excuse.MatchString(line) {
 			excused[current] = true
-		} else if broken.MatchString(line) {
+		} else if gotest.Broken.MatchString(line) {
 			return nil, nil
 		}
 	}

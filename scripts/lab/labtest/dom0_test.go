@@ -6,8 +6,9 @@ import (
 	"context"
 	"fmt"
 	"regexp"
-	"strings"
 	"testing"
+
+	"github.com/xenferry/xenferry/scripts/lab/gotest"
 )
 
 // TestInDom0 runs, in hostA's dom0, the test programs that need a hypervisor
@@ -43,32 +44,10 @@ func TestInDom0(t *testing.T) {
 	})
 }
 
-var (
-	ran   = regexp.MustCompile(`(?m)^--- PASS`)
-	of    = regexp.MustCompile(`^=== (?:RUN|NAME|CONT)\s+(\S+)`)
-	said  = regexp.MustCompile(`^\s+\w+\.go:\d+: `)
-	ended = regexp.MustCompile(`^\s*--- FAIL: (\S+)|^(?:panic|fatal error|SIG[A-Z]+): .*`)
-)
+var ran = regexp.MustCompile(`(?m)^--- PASS`)
 
-// failures returns, in one line, what the output of a test program says of the
-// tests that failed: test.sh repeats it at the end of its log.
-func failures(out string) string {
-	var found []string
-	about, name := map[string][]string{}, ""
-	for line := range strings.Lines(out) {
-		line = strings.TrimRight(line, "\r\n")
-		if m := of.FindStringSubmatch(line); m != nil {
-			name = m[1]
-		} else if said.MatchString(line) {
-			about[name] = append(about[name], strings.TrimSpace(line))
-		} else if m := ended.FindStringSubmatch(line); m != nil {
-			found = append(append(found, strings.TrimSpace(line)), about[m[1]]...)
-		}
-	}
-	return strings.Join(found, "; ")
-}
-
-// runInDom0 runs the tests of a package that match a pattern.
+// runInDom0 runs the tests of a package that match a pattern. Which of them have
+// failed is told in one line, which test.sh repeats at the end of its log.
 func runInDom0(t *testing.T, l *Lab, program, guest, pattern string) {
 	t.Helper()
 	out, err := l.A.Run(context.Background(), fmt.Sprintf(
@@ -76,7 +55,7 @@ func runInDom0(t *testing.T, l *Lab, program, guest, pattern string) {
 		guest, program, pattern))
 	t.Logf("%s", out)
 	if err != nil {
-		t.Fatalf("%s failed in dom0: %v: %s", program, err.(*RunError).Err, failures(out))
+		t.Fatalf("%s failed in dom0: %v: %s", program, err.(*RunError).Err, gotest.Failures(out))
 	}
 	if !ran.MatchString(out) {
 		t.Fatalf("%s: no test ran", program)

@@ -1,6 +1,4 @@
-//go:build lab
-
-package labtest
+package gotest
 
 import "testing"
 
@@ -17,7 +15,7 @@ panic: no more
 FAIL
 `
 	const want = "--- FAIL: TestLive (2.00s); --- FAIL: TestLive/Move (1.00s); move.go:12: 3 KiB are free; panic: no more"
-	if got := failures(out); got != want {
+	if got := Failures(out); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
