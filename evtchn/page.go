@@ -18,7 +18,7 @@ import (
 //
 //	offset  bytes  field
 //	     0      8  magic "XFerPage", stored last by its owner
-//	     8      4  version of all that follows, 1
+//	     8      4  version of all that follows, 2
 //	    12      4  process id of the owner
 //	    16      4  semaphore: something was asked
 //	    20      4  semaphore: an answer is there
@@ -42,7 +42,7 @@ type Page struct {
 
 const (
 	pageSize    = 4096
-	pageVersion = 1
+	pageVersion = 2
 
 	atMagic    = 0
 	atVersion  = 8

@@ -15,6 +15,8 @@ type Change struct {
 	RateBits    *uint64        // as RateLimit.Set
 	Compress    *Compression   // from the next batches on
 	MaxDowntime *time.Duration // 0: no limit
+	Threads     *uint64        // how many connections work at once, 1 to all of them
+	Throttle    *uint64        // percent of its processor time that the guest loses, 0 to MaxThrottle
 }
 
 // Bits of the first word of a request: what it asks for.
@@ -22,13 +24,16 @@ const (
 	changeRate = 1 << iota
 	changeCompress
 	changeDowntime
+	changeThreads
+	changeThrottle
 	changeBits
 )
 
 // layout is the words of a request: what, a rate in bits a second, a pause in
-// nanoseconds, and a text of 16 bytes for the compression.
+// nanoseconds, a number of connections, a percentage, and a text of 16 bytes for
+// the compression.
 func (c *Change) layout(w *words) {
-	var what, rate uint64
+	var what, rate, threads, throttle uint64
 	var pause time.Duration
 	var compress string
 	if c.RateBits != nil {
@@ -40,9 +45,17 @@ func (c *Change) layout(w *words) {
 	if c.Compress != nil {
 		what, compress = what|changeCompress, c.Compress.String()
 	}
+	if c.Threads != nil {
+		what, threads = what|changeThreads, *c.Threads
+	}
+	if c.Throttle != nil {
+		what, throttle = what|changeThrottle, *c.Throttle
+	}
 	w.number(&what)
 	w.number(&rate)
 	w.duration(&pause)
+	w.number(&threads)
+	w.number(&throttle)
 	w.text(&compress, methodWords)
 	if !w.reading {
 		return
@@ -56,6 +69,12 @@ func (c *Change) layout(w *words) {
 	}
 	if what&changeDowntime != 0 {
 		c.MaxDowntime = &pause
+	}
+	if what&changeThreads != 0 {
+		c.Threads = &threads
+	}
+	if what&changeThrottle != 0 {
+		c.Throttle = &throttle
 	}
 	if what&changeCompress != 0 {
 		parsed, err := ParseCompression(compress)
@@ -79,6 +98,9 @@ func parseChange(request []uint64) (Change, error) {
 	if w.err == nil && c.RateBits != nil {
 		w.err = checkRate(*c.RateBits)
 	}
+	if w.err == nil && c.Throttle != nil {
+		w.err = checkThrottle(*c.Throttle)
+	}
 	return c, w.err
 }
 
@@ -97,6 +119,12 @@ func (c Change) String() string {
 			limit = c.MaxDowntime.String()
 		}
 		parts = append(parts, "limit of the downtime "+limit)
+	}
+	if c.Threads != nil {
+		parts = append(parts, fmt.Sprintf("%d connections at work", *c.Threads))
+	}
+	if c.Throttle != nil {
+		parts = append(parts, fmt.Sprintf("guest throttled by %d %%", *c.Throttle))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -34,6 +34,8 @@ type Figures struct {
 	Compress    string        `json:"compress"`
 	RateBits    uint64        `json:"rate_limit_bits_per_s"` // 0: no limit
 	MaxDowntime time.Duration `json:"max_downtime_ns"`       // 0: no limit
+	Threads     uint64        `json:"threads"`               // connections that work at once
+	Throttle    uint64        `json:"throttle_percent"`      // of its processor time that the guest has lost
 	Changes     uint64        `json:"changes"`               // how many there were
 	Tunable     bool          `json:"tunable"`               // this program takes changes
 }
@@ -70,12 +72,14 @@ func (f *Figures) layout(w *words) {
 	w.text(&f.Compress, methodWords) // 22-23
 	w.number(&f.RateBits)            // 24
 	w.duration(&f.MaxDowntime)       // 25
-	w.number(&f.Changes)             // 26
-	w.flag(&f.Tunable)               // 27
+	w.number(&f.Threads)             // 26
+	w.number(&f.Throttle)            // 27
+	w.number(&f.Changes)             // 28
+	w.flag(&f.Tunable)               // 29
 }
 
 // figuresWords is how many of them there are.
-const figuresWords = 28
+const figuresWords = 30
 
 // words reads or writes fields of a shared record, one after the other.
 type words struct {

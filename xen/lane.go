@@ -21,10 +21,11 @@ import (
 // waits to be written, the goroutine that has prepared a raw job writes it as
 // well: its core has the pages in its cache.
 type lane struct {
-	s    *sender
-	out  frameWriter
-	n    counters
-	free chan *job // has room for all jobs of the lane
+	s     *sender
+	index int
+	out   frameWriter
+	n     counters
+	free  chan *job // has room for all jobs of the lane
 
 	// Of the goroutine that prepares:
 	encoders [maxMethods]savefmt.Encoder // by index of tuner.methods; nil for raw, and until it is used
@@ -39,8 +40,8 @@ type lane struct {
 // jobsPerLane: one is prepared, one waits, one is written.
 const jobsPerLane = 3
 
-func newLane(s *sender, out frameWriter) (*lane, error) {
-	l := &lane{s: s, out: out, free: make(chan *job, jobsPerLane)}
+func newLane(s *sender, index int, out frameWriter) (*lane, error) {
+	l := &lane{s: s, index: index, out: out, free: make(chan *job, jobsPerLane)}
 	for i, m := range s.tuner.methods.all() {
 		if m.Codec == savefmt.CodecRaw {
 			continue
@@ -76,6 +77,7 @@ func (l *lane) prepareJobs(ctx context.Context, cur *cursor, round uint32, flags
 	l.copies.begin()
 	sent := uint64(0)
 	for {
+		l.s.gate.pass(ctx, l.index)
 		j := <-l.free
 		j.reset()
 		if err := ctx.Err(); err != nil {
@@ -83,6 +85,7 @@ func (l *lane) prepareJobs(ctx context.Context, cur *cursor, round uint32, flags
 			return err
 		}
 		if !cur.fill(j.batch) {
+			l.s.gate.finish()
 			l.copies.flush(j, round, flags, 1)
 			j.head = savefmt.AppendRoundEnd(j.head, round, flags, sent)
 			ready <- j

@@ -21,7 +21,7 @@ func someFigures() Figures {
 		Updated: time.Unix(1700000000, 5), Began: time.Unix(1600000000, 7), Phase: "destination ready", MemoryPages: 1 << 40,
 		Round: 3, RoundTime: time.Minute, Pages: 4, OfPages: 5, Zero: 6, Copied: 7, WireBytes: 1 << 50, BytesPerS: 8,
 		Stages: StageTimes{Read: 9, Compress: 10, Write: 11}, Dirty: 12, Connections: 13, Method: "zstd:22",
-		Compress: "auto", RateBits: 14e6, MaxDowntime: 15, Changes: 16, Tunable: true,
+		Compress: "auto", RateBits: 14e6, MaxDowntime: 15, Threads: 17, Throttle: 18, Changes: 16, Tunable: true,
 	}
 }
 
@@ -51,7 +51,7 @@ func TestFiguresHostile(t *testing.T) {
 		"negative time":     {8, 1 << 63},
 		"text with escapes": {2, 0x1b},
 		"no UTF-8":          {20, 0xff},
-		"no flag":           {27, 2},
+		"no flag":           {29, 2},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -68,9 +68,11 @@ func TestFiguresHostile(t *testing.T) {
 
 func TestChangeLayout(t *testing.T) {
 	rate, none, pause := uint64(800e6), uint64(0), 300*time.Millisecond
+	threads, throttle := uint64(3), uint64(MaxThrottle)
 	strong := Compression{Fixed: true, Method: savefmt.Method{Codec: savefmt.CodecZstd, Level: 22}}
 	for _, want := range []Change{
 		{RateBits: &rate}, {RateBits: &none}, {MaxDowntime: &pause}, {Compress: &strong}, {Compress: &Compression{}},
+		{Threads: &threads}, {Throttle: &throttle}, {Throttle: &none},
 		{RateBits: &rate, Compress: &NoCompression, MaxDowntime: &pause},
 	} {
 		request := want.words()
@@ -153,10 +155,10 @@ func TestCompressionChanges(t *testing.T) {
 	host.onCall = func(method string) {
 		if maps++; maps%2 == 0 && maps/2 <= len(order) {
 			c, err := ParseCompression(order[maps/2-1])
-			if err == nil {
-				err = s.tuner.set(c)
-			}
 			if err != nil {
+				t.Fatal(err)
+			}
+			if err := encodeBy(s.tuner, c); err != nil {
 				t.Error(err)
 			}
 		}
@@ -198,15 +200,24 @@ func TestCompressionsRunOut(t *testing.T) {
 	tuner := newTuner(Compression{}, 1)
 	var err error
 	for level := 4; err == nil && level <= 22; level++ {
-		err = tuner.set(Compression{Fixed: true, Method: savefmt.Method{Codec: savefmt.CodecZstd, Level: level}})
+		err = encodeBy(tuner, Compression{Fixed: true, Method: savefmt.Method{Codec: savefmt.CodecZstd, Level: level}})
 	}
 	last := fmt.Sprintf("zstd:%d", 3+maxMethods-len(autoMethods))
 	if err == nil || tuner.methodNow() != last || len(tuner.methods.all()) != maxMethods {
 		t.Errorf("%v, now %s", err, tuner.methodNow())
 	}
-	if err := tuner.set(Compression{}); err != nil || tuner.methodNow() != "off" {
+	if err := encodeBy(tuner, Compression{}); err != nil || tuner.methodNow() != "off" {
 		t.Errorf("back to auto: %v, now %s", err, tuner.methodNow())
 	}
+}
+
+// encodeBy is what xenferry tune --compress comes to.
+func encodeBy(t *tuner, c Compression) error {
+	p, err := t.planFor(c)
+	if err == nil {
+		t.set(p)
+	}
+	return err
 }
 
 // noProtection tells a test the migration's id.

@@ -21,6 +21,7 @@ type sender struct {
 	tuner *tuner
 	dedup *dedup // its memory is touched only where pages are compressed
 	limit *RateLimit
+	gate  *gate
 
 	ofPages atomic.Uint64 // in this round
 	round   atomic.Int64
@@ -30,12 +31,12 @@ type sender struct {
 }
 
 func newSender(dom Domain, outs []frameWriter, c Compression, limit *RateLimit) (*sender, error) {
-	s := &sender{dom: dom, tuner: newTuner(c, len(outs)), limit: limit, dedup: newDedup(dom.Pages())}
+	s := &sender{dom: dom, tuner: newTuner(c, len(outs)), limit: limit, gate: newGate(len(outs)), dedup: newDedup(dom.Pages())}
 	if limit != nil {
 		s.tuner.cap = limit.bytesPerSec
 	}
-	for _, out := range outs {
-		l, err := newLane(s, out)
+	for i, out := range outs {
+		l, err := newLane(s, i, out)
 		if err != nil {
 			return nil, err
 		}
@@ -129,6 +130,14 @@ func (s *sender) begin(round int, pages uint64, first bool) {
 	s.round.Store(int64(round))
 	s.ofPages.Store(pages)
 	s.dedup.begin(round)
+	s.gate.begin()
+}
+
+// work makes so many of the lanes work, 1 to all: the others hold back from
+// their next batches on.
+func (s *sender) work(lanes int) {
+	s.tuner.setLanes(lanes)
+	s.gate.set(lanes)
 }
 
 func (s *sender) roundStats(round int, took time.Duration) RoundStats {

@@ -536,7 +536,7 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 	if err == nil {
 		err = s.resumeLate(ctx, s.dom, s.opts.Limits.Suspend)
 	}
-	undo := errors.Join(s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
+	undo := errors.Join(s.endThrottle(), s.dom.StopLogDirty(ctx), restoreName(ctx, s.dom, s.report.Guest.Name))
 	if err != nil {
 		failure.Outcome = OutcomeSuspended
 		undo = errors.Join(fmt.Errorf("resuming it failed: %w", err), undo)

@@ -14,6 +14,9 @@ import (
 // its time to do so: what they carry is not part of the downtime. If it is
 // quicker, the pages are sent all the same, as they would have to be.
 func (s *source) suspend(ctx context.Context) error {
+	if err := s.endThrottle(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	runs, stopped := context.WithCancelCause(ctx)

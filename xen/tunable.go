@@ -1,7 +1,9 @@
 package xen
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -14,6 +16,8 @@ type tunable struct {
 	mu          sync.Mutex // of what follows, and of source.pages until it is set
 	maxDowntime time.Duration
 	paused      bool // the pause is being counted: its limit stays
+	throttled   bool // the guest may be
+	asked       bool // the guest is asked to suspend: it is throttled no more
 }
 
 // prepareTuning makes the observer one that several goroutines may call.
@@ -63,7 +67,7 @@ func (s *source) startSender(outs []frameWriter) error {
 	s.mu.Lock()
 	s.pages = pages
 	s.mu.Unlock()
-	s.panel.show(func(f *Figures) { f.Connections = uint64(len(outs)) })
+	s.panel.show(func(f *Figures) { f.Connections, f.Threads = uint64(len(outs)), uint64(len(outs)) })
 	return nil
 }
 
@@ -88,6 +92,12 @@ func (s *source) change(c Change) error {
 		if c.Compress != nil {
 			f.Compress = c.Compress.String()
 		}
+		if c.Threads != nil {
+			f.Threads = *c.Threads
+		}
+		if c.Throttle != nil {
+			f.Throttle = *c.Throttle
+		}
 	})
 	if c.Compress != nil {
 		s.report.Compress += ", then " + c.Compress.String()
@@ -96,19 +106,31 @@ func (s *source) change(c Change) error {
 	return nil
 }
 
+// changeAll refuses first what may be refused. What can fail is done before what
+// cannot.
 func (s *source) changeAll(c Change) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.MaxDowntime != nil && s.paused {
-		return errors.New("the guest is suspended already, and its pause is being counted: the limit of the downtime stays")
+	if err := s.changeable(c); err != nil {
+		return err
 	}
+	var encode *plan
 	if c.Compress != nil {
-		if s.pages == nil {
-			return errors.New("the data connections are not open yet: the compression can be changed as soon as they are")
-		}
-		if err := s.pages.tuner.set(*c.Compress); err != nil {
+		var err error
+		if encode, err = s.pages.tuner.planFor(*c.Compress); err != nil {
 			return err
 		}
+	}
+	if c.Throttle != nil {
+		if err := s.throttle(int(*c.Throttle)); err != nil {
+			return err
+		}
+	}
+	if encode != nil {
+		s.pages.tuner.set(encode)
+	}
+	if c.Threads != nil {
+		s.pages.work(int(*c.Threads))
 	}
 	if c.RateBits != nil {
 		s.opts.Pipe.RateLimit.Set(*c.RateBits)
@@ -116,5 +138,56 @@ func (s *source) changeAll(c Change) error {
 	if c.MaxDowntime != nil {
 		s.maxDowntime = *c.MaxDowntime
 	}
+	return nil
+}
+
+// changeable says why something cannot be changed, or not now. s.mu is held.
+func (s *source) changeable(c Change) error {
+	if c.MaxDowntime != nil && s.paused {
+		return errors.New("the guest is suspended already, and its pause is being counted: the limit of the downtime stays")
+	}
+	if s.pages == nil && (c.Compress != nil || c.Threads != nil || c.Throttle != nil) {
+		return errors.New("the data connections are not open yet: all but the bandwidth limit and the limit of the downtime can be changed as soon as they are")
+	}
+	if c.Threads != nil {
+		if most := uint64(len(s.pages.lanes)); *c.Threads < 1 || *c.Threads > most {
+			return fmt.Errorf("%d connections at work: this migration has %d, so 1 to %[2]d are possible", *c.Threads, most)
+		}
+	}
+	if c.Throttle != nil && s.asked {
+		return errors.New("the guest is asked to suspend already, and is not throttled while it does")
+	}
+	return nil
+}
+
+// throttle makes the guest run more slowly, by so many percent. s.mu is held.
+func (s *source) throttle(percent int) error {
+	dom, ok := s.dom.(Throttler)
+	if !ok {
+		return fmt.Errorf("throttle the guest: %w: not one of its type on this host", ErrUnsupported)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), throttleLimit)
+	defer cancel()
+	s.throttled = true
+	return dom.Throttle(ctx, percent)
+}
+
+// throttleLimit bounds what is a hypercall and a note in xenstore.
+const throttleLimit = 10 * time.Second
+
+// endThrottle lets the guest run as fast as ever, as it is asked to suspend now:
+// a slow one would take long to do so.
+func (s *source) endThrottle() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = true
+	if !s.throttled {
+		return nil
+	}
+	if err := s.throttle(0); err != nil {
+		return err
+	}
+	s.throttled = false
+	s.panel.show(func(f *Figures) { f.Throttle = 0 })
 	return nil
 }

@@ -15,9 +15,9 @@ import (
 type tuner struct {
 	methods methodList
 	plan    atomic.Pointer[plan] // set while lanes are at work
-	lanes   int
 
 	mu      sync.Mutex
+	lanes   int // that work
 	rates   [maxMethods]laneRate
 	link    linkMeter
 	load    *hostLoad
@@ -67,18 +67,31 @@ func newTuner(c Compression, lanes int) *tuner {
 	return t
 }
 
-// set makes lanes encode in another way from their next batches on.
-func (t *tuner) set(c Compression) error {
+// planFor returns the plan for another way to encode.
+func (t *tuner) planFor(c Compression) (*plan, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := newPlan(&t.methods, c)
 	if p == nil {
-		return fmt.Errorf("%d ways to compress were used in this migration, which is the most: choose one of them (%s)",
+		return nil, fmt.Errorf("%d ways to compress were used in this migration, which is the most: choose one of them (%s)",
 			maxMethods, t.methods.names())
 	}
+	return p, nil
+}
+
+// set makes lanes encode by another plan from their next batches on.
+func (t *tuner) set(p *plan) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.current, t.link.mixed = 0, true // the controller begins with what is fastest
 	t.plan.Store(p)
-	return nil
+}
+
+// setLanes says how many lanes work.
+func (t *tuner) setLanes(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lanes, t.link.mixed = n, true
 }
 
 // choose returns the index of the method for a lane's next batch of n bytes.
@@ -260,7 +273,7 @@ func (s *sender) written(size int, took time.Duration) {
 	for _, l := range s.lanes {
 		unsent += l.out.unsent()
 	}
-	t.link.sample(now, unsent, len(s.lanes), t.current)
+	t.link.sample(now, unsent, t.lanes, t.current)
 	t.decide(now, p)
 }
 

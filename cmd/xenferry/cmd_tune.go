@@ -25,12 +25,15 @@ func tuneCommand() *cli.Command {
 		Description: "Asks the xenferry migrate on this host that moves <domain> (a name, a domain id or\n" +
 			"the id of a migration) to go on with other settings, and waits for its answer.\n" +
 			"All of what is asked for is changed or, if the program refuses, nothing.\n" +
-			"xenferry status <domain> shows what is in force. The number of connections\n" +
-			"cannot be changed on the way.",
+			"xenferry status <domain> shows what is in force. More connections than there\n" +
+			"are cannot be opened on the way. A throttle ends when the guest is asked to\n" +
+			"suspend, and whenever the migration does.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "bandwidth-limit", Usage: "cap the data connections at so many `bits` a second on the link (800M, 2.5G); 0: no cap"},
 			&cli.StringFlag{Name: "compress", Usage: "encode pages as `auto`, off, s2, zstd[:1-22] or zlib[:1-9] from now on"},
 			&cli.DurationFlag{Name: "max-downtime", Usage: "let the guest run on here when it would be suspended for longer before it is handed over; 0: whatever the other limits allow"},
+			&cli.Uint64Flag{Name: "threads", Usage: "let `n` of the connections work at once, from 1 to all that there are: each keeps about one core busy while pages are compressed"},
+			&cli.Uint64Flag{Name: "throttle", Usage: fmt.Sprintf("take `percent` of its processor time from the guest, so that it writes less, up to %d; 0: give all back", xen.MaxThrottle)},
 			&cli.DurationFlag{Name: "timeout", Value: tuneLimit, Usage: "how long the program may take to answer"},
 			jsonFlag,
 		},
@@ -103,8 +106,22 @@ func changeArgs(c *cli.Context) (xen.Change, error) {
 		}
 		change.MaxDowntime = &d
 	}
+	if c.IsSet("threads") {
+		n := c.Uint64("threads")
+		if n < 1 || n > xen.MaxConnections {
+			return change, usagef("--threads %d: 1 to %d are possible, and no more than the migration has connections", n, xen.MaxConnections)
+		}
+		change.Threads = &n
+	}
+	if c.IsSet("throttle") {
+		n := c.Uint64("throttle")
+		if n > xen.MaxThrottle {
+			return change, usagef("--throttle %d: 0 to %d percent are possible", n, xen.MaxThrottle)
+		}
+		change.Throttle = &n
+	}
 	if change == (xen.Change{}) {
-		return change, usagef("tune: say what to change: --bandwidth-limit, --compress or --max-downtime")
+		return change, usagef("tune: say what to change: --bandwidth-limit, --compress, --max-downtime, --threads or --throttle")
 	}
 	if c.Duration("timeout") <= 0 {
 		return change, usagef("--timeout %s: it must be more than nothing", c.Duration("timeout"))

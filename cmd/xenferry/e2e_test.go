@@ -125,8 +125,8 @@ func (l *lab) expectAt(here, other *sim.Host) sim.GuestStatus {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if status.BadPages != 0 || status.LogDirty {
-		l.t.Errorf("%d bad pages (%v), log-dirty %v", status.BadPages, status.Errors, status.LogDirty)
+	if status.BadPages != 0 || status.LogDirty || status.Throttle != 0 {
+		l.t.Errorf("%d bad pages (%v), log-dirty %v, throttle %d", status.BadPages, status.Errors, status.LogDirty, status.Throttle)
 	}
 	rest, err := other.List(l.context())
 	if err != nil {

@@ -145,9 +145,9 @@ func (l *liveStatus) print(w *tabwriter.Writer) {
 	fmt.Fprintf(w, "round\t%d: %d of %d pages (%d%%), %d zero, %d copies\n", l.Round, l.Pages, l.OfPages, percent(l.Pages, l.OfPages), l.Zero, l.Copied)
 	fmt.Fprintf(w, "by the guest\t%d pages (%s) written in the round before, of %d\n", l.Dirty, bytesText(l.Dirty*xen.PageSize), l.MemoryPages)
 	fmt.Fprintf(w, "sent\t%s, %s/s\n", bytesText(l.WireBytes), bytesText(l.BytesPerS))
-	if all := float64(l.RoundTime) * float64(l.Connections); all > 0 {
+	if all := float64(l.RoundTime) * float64(l.Threads); all > 0 {
 		share := func(d time.Duration) float64 { return min(100*float64(d)/all, 100) }
-		fmt.Fprintf(w, "busy\ton %d connections: read %.0f%%, compress %.0f%%, write %.0f%%\n", l.Connections, share(l.Stages.Read), share(l.Stages.Compress), share(l.Stages.Write))
+		fmt.Fprintf(w, "busy\t%d of %d connections at work: read %.0f%%, compress %.0f%%, write %.0f%%\n", l.Threads, l.Connections, share(l.Stages.Read), share(l.Stages.Compress), share(l.Stages.Write))
 	}
 	fmt.Fprintf(w, "compression\t%s, now %s\n", l.Compress, l.Method)
 	if !l.Tunable {
@@ -158,6 +158,9 @@ func (l *liveStatus) print(w *tabwriter.Writer) {
 		downtime = l.MaxDowntime.String()
 	}
 	fmt.Fprintf(w, "limits\tbandwidth %s, downtime %s; changes by xenferry tune: %d\n", xen.RateText(l.RateBits), downtime, l.Changes)
+	if l.Throttle > 0 {
+		fmt.Fprintf(w, "throttle\tthe guest has %d%% less processor time\n", l.Throttle)
+	}
 }
 
 func countLines(text string) int { return strings.Count(text, "\n") }

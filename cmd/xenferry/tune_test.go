@@ -170,6 +170,79 @@ func endsWithin(t *testing.T, cmd *exec.Cmd) {
 	timer.Stop()
 }
 
+// throttle returns what the guest on a host has lost of its processor time.
+func (l *lab) throttle(h *sim.Host) uint32 {
+	l.t.Helper()
+	info, err := h.Find(l.context(), l.guest.Name)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	status, err := h.Status(l.context(), info.Domid)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return status.Throttle
+}
+
+func (l *lab) notThrottled(h *sim.Host) {
+	l.t.Helper()
+	if percent := l.throttle(h); percent != 0 {
+		l.t.Errorf("the guest is still throttled by %d %%", percent)
+	}
+}
+
+// TestTuneThreadsAndThrottle: fewer connections at work, all of them again, and
+// a guest that is slower until it is asked to suspend.
+func TestTuneThreadsAndThrottle(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{Workload: "uniform:1MB/s"})
+	r := l.startSlow("--connections", "3")
+	code, result := l.tuneJSON("--threads", "1", "--throttle", "60")
+	if f := result.Figures; code != exitOK || f.Threads != 1 || f.Connections != 3 || f.Throttle != 60 {
+		t.Errorf("exit %d, %+v", code, result)
+	}
+	if got := l.throttle(l.alpha); got != 60 {
+		t.Errorf("the guest is throttled by %d %%, not 60", got)
+	}
+	l.awaitStatus(func(s *migrationStatus) bool { return s.Live != nil && s.Live.RoundTime > 0 })
+	if _, out, _ := l.xenferry("-c", "sim:alpha", "status", "db1"); !strings.Contains(out, "1 of 3 connections at work") || !strings.Contains(out, "60% less processor time") {
+		t.Errorf("status for people: %s", out)
+	}
+	for _, bad := range [][]string{{"--threads", "0"}, {"--threads", "65"}, {"--throttle", "100"}, {"--throttle", "-1"}} {
+		if code, _, errs := l.xenferry(append([]string{"-c", "sim:alpha", "tune", "db1"}, bad...)...); code != exitUsage {
+			t.Errorf("%v: exit %d: %s", bad, code, errs)
+		}
+	}
+	if code, result := l.tuneJSON("--threads", "4", "--throttle", "10"); code == exitOK || result.Outcome != "refused" || !strings.Contains(result.Error, "1 to 3") {
+		t.Errorf("more than there are: exit %d, %+v", code, result)
+	}
+	if got := l.throttle(l.alpha); got != 60 {
+		t.Errorf("half of a change was made: throttled by %d %%", got)
+	}
+	if code, result := l.tuneJSON("--threads", "3", "--bandwidth-limit", "0"); code != exitOK || result.Figures.Threads != 3 {
+		t.Errorf("exit %d, %+v", code, result)
+	}
+	if code, report := r.end(t); code != exitOK {
+		t.Errorf("exit %d, %+v", code, report)
+	}
+	l.expectAt(l.beta, l.alpha)
+}
+
+// TestThrottleEndsWithSender: one that fails, and one that is killed.
+func TestThrottleEndsWithSender(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+		r := l.startSlow()
+		if code, result := l.tuneJSON("--throttle", "90"); code != exitOK {
+			t.Fatalf("exit %d, %+v", code, result)
+		}
+		kill(t, r.cmd.Process.Pid, signal)
+		_ = r.cmd.Wait()
+		l.awaitState("alpha", fallback.SourceResumed)
+		l.eventuallyEmpty(l.beta)
+		l.expectAt(l.alpha, l.beta)
+	}
+}
+
 // nothingShared looks for a page of a migration, and for files beside the
 // journals.
 func (l *lab) nothingShared(id string) {
@@ -215,7 +288,7 @@ func (l *lab) share() *sharing {
 func (s *sharing) startClients() {
 	s.clients = nil
 	for _, args := range [][]string{
-		{"tune", "db1", "--timeout", "1s", "--bandwidth-limit", "2M"}, {"tune", "db1", "--timeout", "1s", "--compress", "s2"},
+		{"tune", "db1", "--timeout", "1s", "--bandwidth-limit", "2M"}, {"tune", "db1", "--timeout", "1s", "--compress", "s2", "--throttle", "30"},
 		{"status", "db1", "--watch"},
 	} {
 		cmd := s.l.command(append([]string{"-c", "sim:alpha"}, args...)...)
@@ -339,6 +412,7 @@ func (s *sharing) end() {
 	l.awaitRunning(l.alpha)
 	l.eventuallyEmpty(l.beta)
 	l.nothingShared(s.id)
+	l.notThrottled(l.alpha)
 	if l.t.Failed() {
 		fmt.Println(l.guardianLog("alpha"))
 	}

@@ -40,6 +40,11 @@ type Target struct {
 	// LeaveLogDirty leaves log-dirty mode on, as a sender that crashed does.
 	LeaveLogDirty func(t *testing.T, host xen.Host, domid uint32)
 
+	// LeaveThrottle throttles the guest as a sender that crashed does.
+	LeaveThrottle func(t *testing.T, host xen.Host, domid uint32)
+	// Throttle returns by how many percent the guest is throttled.
+	Throttle func(t *testing.T, host xen.Host, domid uint32) int
+
 	// SharedPages is how many pages backends write in the guest's memory
 	// without a log: their rings, whose contents a resumed guest discards.
 	SharedPages int
@@ -79,6 +84,7 @@ func Run(t *testing.T, target Target) {
 		{"LogDirtyMissesNothing", (*suite).logDirtyMissesNothing},
 		{"LogDirtyLeftover", (*suite).logDirtyLeftover},
 		{"StopLogDirtyIdempotent", (*suite).stopLogDirty},
+		{"Throttle", (*suite).throttle},
 		{"SuspendAndResume", (*suite).suspendAndResume},
 		{"ResumeOfRunningGuest", (*suite).resumeRunning},
 		{"SuspendCancelled", (*suite).suspendCancelled},

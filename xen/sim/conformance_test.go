@@ -46,7 +46,28 @@ func TestConformance(t *testing.T) {
 			return spec
 		},
 		LeaveLogDirty: leaveLogDirty,
-		MappedFiles:   []string{"/memfd:"},
+		LeaveThrottle: func(t *testing.T, h xen.Host, domid uint32) {
+			rep, err := h.(*Host).call(testContext(t), &request{Op: opOpen, Domid: domid})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeFiles(rep.files)
+			dom, err := h.(*Host).newDomain(rep)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dom.ctl.throttle.Store(60)
+			dom.ctl.unmap()
+			dom.unmap()
+		},
+		Throttle: func(t *testing.T, h xen.Host, domid uint32) int {
+			status, err := h.(*Host).Status(testContext(t), domid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int(status.Throttle)
+		},
+		MappedFiles: []string{"/memfd:"},
 	}
 	t.Run("TwoHosts", func(t *testing.T) { conformance.Run(t, target) })
 	target.Peer = nil

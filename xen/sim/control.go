@@ -62,7 +62,7 @@ type controlLayout struct {
 	want     atomic.Uint64 // host: command
 	is       atomic.Uint64 // guest: state
 	logDirty atomic.Uint32 // sender: 1 while it reads the dirty bitmap
-	_        uint32
+	throttle atomic.Uint32 // sender: percent of its time that the guest loses
 	sweep    atomic.Uint64 // host: number of full verifications asked for
 
 	instance atomic.Uint64 // guest: random number of this run of the process

@@ -16,6 +16,8 @@ import (
 var (
 	_ xen.Domain = (*Domain)(nil)
 	_ xen.Pauser = (*Domain)(nil)
+
+	_ xen.Throttler = (*Domain)(nil)
 )
 
 // Domain is a guest of a simulated host, opened for migration. It implements
@@ -125,6 +127,7 @@ func (h *Host) newDomain(rep *reply) (*Domain, error) {
 	if err != nil {
 		return nil, errors.Join(err, base.unmap())
 	}
+	ctl.throttle.Store(0) // what a process that died has left
 	return &Domain{handle: base, ctl: ctl}, nil
 }
 
@@ -203,6 +206,18 @@ func (d *Domain) StopLogDirty(context.Context) error {
 	return nil
 }
 
+// Throttle implements xen.Throttler.
+func (d *Domain) Throttle(_ context.Context, percent int) error {
+	if d.mem == nil {
+		return fmt.Errorf("%s: throttle: %w", d, errClosed)
+	}
+	if percent < 0 || percent > xen.MaxThrottle {
+		return fmt.Errorf("%s: throttle by %d %%: 0 to %d are possible", d, percent, xen.MaxThrottle)
+	}
+	d.ctl.throttle.Store(uint32(percent))
+	return nil
+}
+
 // Map implements xen.Domain.
 func (d *Domain) Map(b *xen.Batch) error {
 	if err := d.startMap(b); err != nil {
@@ -261,5 +276,6 @@ func (d *Domain) Close() error {
 		return nil
 	}
 	d.ctl.logDirty.Store(0)
+	d.ctl.throttle.Store(0)
 	return errors.Join(d.ctl.unmap(), d.unmap())
 }

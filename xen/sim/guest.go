@@ -322,7 +322,7 @@ func (g *guest) workerOptions(i int, load memcheck.Workload) memcheck.WorkerOpti
 // runVCPU is one vCPU: steps of its worker, and sleep when nothing is due.
 func (g *guest) runVCPU(i int) {
 	w, counters := g.workers[i], &g.ctl.vcpus[i]
-	start := time.Now()
+	clock := newVCPUClock(&g.ctl.throttle)
 	var sweep, ticket uint64
 	timer := time.NewTimer(0)
 	for {
@@ -333,14 +333,14 @@ func (g *guest) runVCPU(i int) {
 				g.verifyImage(w)
 			}
 		}
-		wait := w.Step(time.Since(start))
+		wait := w.Step(clock.now())
 		g.ctl.setCounts(i, w.Counts())
 		if counters.swept.Load() != sweep && w.Swept(ticket) {
 			counters.swept.Store(sweep)
 			signal(g.notify)
 		}
 		g.running.RUnlock()
-		if wait > 0 {
+		if wait = clock.pause(wait); wait > 0 {
 			timer.Reset(wait)
 			select {
 			case <-timer.C:

@@ -14,6 +14,7 @@ type GuestStatus struct {
 	xen.DomainInfo
 	Workload string `json:"workload"`
 	LogDirty bool   `json:"log_dirty"` // somebody records its writes
+	Throttle uint32 `json:"throttle"`  // percent of its processor time that it has lost
 
 	Writes       uint64 `json:"writes"` // pages written
 	BytesWritten uint64 `json:"bytes_written"`
@@ -82,6 +83,7 @@ func (d *hosted) status() *GuestStatus {
 		DomainInfo:   d.info(),
 		Workload:     d.cfg.Workload,
 		LogDirty:     d.ctl.logDirty.Load() != 0,
+		Throttle:     d.ctl.throttle.Load(),
 		Writes:       n.Writes,
 		BytesWritten: n.Writes * xen.PageSize,
 		Verified:     n.Verified,

@@ -3,6 +3,7 @@
 package xl
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -59,6 +60,26 @@ func TestLiveConformance(t *testing.T) {
 			if err := h.(*host).xc.EnableLogDirty(domid); err != nil {
 				t.Fatal(err)
 			}
+		},
+		LeaveThrottle: func(t *testing.T, h xen.Host, domid uint32) {
+			s, err := openStore()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.close()
+			if err := errors.Join(s.write(uncappedNode(domid), "0"), h.(*host).ctx.setSchedCap(domid, 40)); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Throttle: func(t *testing.T, h xen.Host, domid uint32) int {
+			cap, err := h.(*host).ctx.schedCap(domid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if cap == 0 {
+				return 0
+			}
+			return 100 - cap // of one vCPU
 		},
 		SharedPages: 4, // console, xenstore, and the rings of a NIC
 		QuietPages:  64,

@@ -92,9 +92,9 @@ func (d *domain) acquire() (err error) {
 			return err
 		}
 	}
-	// A killed process may have left one, which would make stock tools miss
-	// the guest's next suspend.
-	return evtchn.Unsubscribe(d.h.xc, d.domid)
+	// What a killed process may have left: a subscription would make stock tools
+	// miss the guest's next suspend, a throttle would go with it to another host.
+	return errors.Join(evtchn.Unsubscribe(d.h.xc, d.domid), d.endThrottle())
 }
 
 // qemuOf returns the device model of domid. libxl gives QEMU two monitors: the
@@ -238,6 +238,9 @@ func (d *domain) release() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 	defer cancel()
 	err := d.StopLogDirty(ctx)
+	if d.store != nil {
+		err = errors.Join(err, d.endThrottle())
+	}
 	if d.dirty != nil {
 		err = errors.Join(err, d.dirty.Close())
 	}

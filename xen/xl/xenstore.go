@@ -60,6 +60,21 @@ func (s *store) write(path, value string) error {
 	return s.writeIn(C.XBT_NULL, path, value)
 }
 
+// remove removes a node, which need not exist.
+func (s *store) remove(path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.xs == nil {
+		return errStoreClosed(path)
+	}
+	cPath := C.CString(path)
+	defer C.free(unsafe.Pointer(cPath))
+	if ok, err := C.xs_rm(s.xs, C.XBT_NULL, cPath); !bool(ok) && !errors.Is(err, syscall.ENOENT) {
+		return fmt.Errorf("xenstore: remove %s: %w", path, orEIO(err))
+	}
+	return nil
+}
+
 // update changes a node from what it is to what f makes of it, undisturbed by
 // other clients; f may say that it stays. A node that does not exist is "".
 func (s *store) update(path string, f func(old string) (value string, change bool)) error {
