@@ -3,6 +3,7 @@ package evtchn
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Port is an event channel port of one domain, 1 to 2^17-1.
@@ -26,4 +27,15 @@ type Channel interface {
 	Unbind(local Port) error
 	// Close closes all its ports and ends a Wait with ErrClosed. Idempotent.
 	Close() error
+}
+
+// Looker is a Channel that looks at the state of a domain as soon as an event
+// has come: before anything else can come in between.
+type Looker interface {
+	// LookAt makes each Wait look at domid from now on.
+	LookAt(domid uint32) error
+	// Seen returns what the last Wait has found: XEN_DOMINF_ flags, and when, by
+	// CLOCK_MONOTONIC; 0 if it has found nothing. The goroutine that waits calls
+	// it.
+	Seen() (flags uint32, at time.Duration)
 }

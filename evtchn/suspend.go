@@ -75,6 +75,12 @@ func (s *Suspend) bind(store PortStore, self uint32) (remote Port, err error) {
 			return 0, err
 		}
 	}
+	if l, ok := s.ch.(Looker); ok && err == nil {
+		err = l.LookAt(s.domid)
+	}
+	if err != nil {
+		return 0, err
+	}
 	s.local, err = s.ch.BindInterdomain(s.domid, remote)
 	return remote, err
 }
@@ -107,6 +113,15 @@ func (s *Suspend) Wait(ctx context.Context) error {
 	var err error
 	s.fired, err = s.ch.Wait(ctx)
 	return err
+}
+
+// Seen returns the state of the domain at the end of the last Wait, see Looker;
+// at is 0 if that is not known.
+func (s *Suspend) Seen() (flags uint32, at time.Duration) {
+	if l, ok := s.ch.(Looker); ok {
+		return l.Seen()
+	}
+	return 0, 0
 }
 
 // Close takes the subscription back and closes the channel. Idempotent.

@@ -2,10 +2,12 @@
 
 package evtchn
 
-// #cgo pkg-config: xenevtchn
+// #cgo pkg-config: xenevtchn xencontrol
 // #include <errno.h>
 // #include <poll.h>
 // #include <stdlib.h>
+// #include <time.h>
+// #include <xenctrl.h>
 // #include <xenevtchn.h>
 // #include <xentoollog.h>
 //
@@ -25,10 +27,37 @@ package evtchn
 //     return xenevtchn_open(&quiet, 0);
 // }
 //
-// // Takes the next event and returns its port, or -1 with errno: ECANCELED when
-// // one of the other two descriptors is readable first. An event comes before
-// // them.
-// static long xf_evtchn_wait(xenevtchn_handle *xce, int ended, int closing)
+// static xc_interface *xf_look_open(void)
+// {
+//     static xentoollog_logger quiet = {
+//         .vmessage = quiet_vmessage, .destroy = quiet_destroy,
+//     };
+//     return xc_interface_open(&quiet, &quiet, 0);
+// }
+//
+// // What a look at a domain has found, and when (CLOCK_MONOTONIC, ns).
+// struct xf_look {
+//     xc_interface *xc; // NULL: none is wanted
+//     uint32_t domid, flags;
+//     int64_t at; // 0: nothing
+// };
+//
+// static void xf_look(struct xf_look *l)
+// {
+//     xc_domaininfo_t info;
+//     struct timespec now;
+//     l->at = 0;
+//     if (!l->xc || xc_domain_getinfolist(l->xc, l->domid, 1, &info) != 1 ||
+//         info.domain != l->domid || clock_gettime(CLOCK_MONOTONIC, &now))
+//         return;
+//     l->flags = info.flags;
+//     l->at = now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+// }
+//
+// // Takes the next event, looks at the domain, and returns the event's port, or
+// // -1 with errno: ECANCELED when one of the other two descriptors is readable
+// // first. An event comes before them.
+// static long xf_evtchn_wait(xenevtchn_handle *xce, int ended, int closing, struct xf_look *look)
 // {
 //     struct pollfd fds[] = {
 //         { .fd = xenevtchn_fd(xce), .events = POLLIN },
@@ -39,6 +68,8 @@ package evtchn
 //         if (poll(fds, 3, -1) < 0 && errno != EINTR)
 //             return -1;
 //         xenevtchn_port_or_error_t port = xenevtchn_pending(xce);
+//         if (port >= 0)
+//             xf_look(look);
 //         if (port >= 0 || errno != EAGAIN)
 //             return port;
 //         if (fds[1].revents || fds[2].revents) {
@@ -55,6 +86,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,7 +102,11 @@ type xenChannel struct {
 
 	mu  sync.RWMutex // held for reading while xce is in use
 	xce *C.xenevtchn_handle
+
+	look *C.struct_xf_look // in C's memory; of the goroutine that waits
 }
+
+var _ Looker = (*xenChannel)(nil)
 
 // Open opens the event channel device. It needs root on a dom0.
 func Open() (Channel, error) {
@@ -78,7 +115,7 @@ func Open() (Channel, error) {
 		return nil, fmt.Errorf("evtchn: open the event channel device (/dev/xen/evtchn): %w: is this a Xen dom0, and are you root?", err)
 	}
 	err = unix.SetNonblock(int(C.xenevtchn_fd(xce)), true)
-	c := &xenChannel{closing: -1, ended: -1, xce: xce}
+	c := &xenChannel{closing: -1, ended: -1, xce: xce, look: (*C.struct_xf_look)(C.calloc(1, C.sizeof_struct_xf_look))}
 	for _, fd := range []*int{&c.closing, &c.ended} {
 		if err == nil {
 			*fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
@@ -132,7 +169,7 @@ func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
 	}
 	reset(c.ended)
 	defer c.until(ctx)()
-	switch n, err := C.xf_evtchn_wait(c.xce, C.int(c.ended), C.int(c.closing)); {
+	switch n, err := C.xf_evtchn_wait(c.xce, C.int(c.ended), C.int(c.closing), c.look); {
 	case n >= 0:
 		return Port(n), nil
 	case !errors.Is(err, unix.ECANCELED):
@@ -141,6 +178,34 @@ func (c *xenChannel) Wait(ctx context.Context) (Port, error) {
 		return 0, ErrClosed
 	}
 	return 0, context.Cause(ctx)
+}
+
+// LookAt implements Looker.
+func (c *xenChannel) LookAt(domid uint32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.xce == nil {
+		return ErrClosed
+	}
+	if c.look.xc == nil {
+		xc, err := C.xf_look_open()
+		if xc == nil {
+			return fmt.Errorf("evtchn: open the hypervisor's control interface, to look at domain %d: %w", domid, err)
+		}
+		c.look.xc = xc
+	}
+	c.look.domid, c.look.at = C.uint32_t(domid), 0
+	return nil
+}
+
+// Seen implements Looker.
+func (c *xenChannel) Seen() (flags uint32, at time.Duration) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.xce == nil {
+		return 0, 0
+	}
+	return uint32(c.look.flags), time.Duration(c.look.at)
 }
 
 // until ends a Wait when ctx ends. After stop it does not any more.
@@ -193,8 +258,12 @@ func (c *xenChannel) Close() error {
 			unix.Close(fd)
 		}
 	}
+	if c.look.xc != nil {
+		C.xc_interface_close(c.look.xc)
+	}
+	C.free(unsafe.Pointer(c.look))
 	rc, err := C.xenevtchn_close(c.xce)
-	c.xce = nil
+	c.xce, c.look = nil, nil
 	if rc != 0 {
 		return fmt.Errorf("evtchn: close: %w", err)
 	}

@@ -130,7 +130,6 @@ func (s *source) run(ctx context.Context) error {
 		{"last pages", s.copyLast},
 		{"verify", s.verify},
 		{"final state", s.finalState},
-		{"rename", s.rename},
 		{"destination ready", s.awaitReady},
 	})
 	if err != nil {
@@ -411,9 +410,16 @@ func (s *source) finalState(ctx context.Context) error {
 	return s.link.send(&message{Kind: kindFinal, Final: &final{MemoryHash: s.report.MemoryHash}})
 }
 
+// awaitReady waits for the destination, and frees the guest's name here
+// meanwhile.
 func (s *source) awaitReady(ctx context.Context) error {
+	renamed := make(chan error, 1)
+	go func() { renamed <- s.rename(ctx) }()
 	begun := time.Now()
 	m, _, err := s.link.receive(ctx, kindReady, s.opts.Limits.Ready)
+	if renameErr := <-renamed; err == nil {
+		err = renameErr
+	}
 	if err != nil {
 		return err
 	}
@@ -429,7 +435,7 @@ func (s *source) awaitReady(ctx context.Context) error {
 	return err
 }
 
-// rename frees the guest's name here, as xl does: the destination may be the
+// rename gives the guest another name, as xl does: the destination may be the
 // same host.
 func (s *source) rename(ctx context.Context) error {
 	begun := time.Now()

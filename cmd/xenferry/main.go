@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
@@ -15,7 +16,13 @@ import (
 	"github.com/xenferry/xenferry/xen/xl"
 )
 
+// leastThreads is how many threads may run Go's code at once, however few
+// processors dom0 has: one that comes back from a call into C, such as the wait
+// for a guest's stop, must not stand in line for another's turn to end.
+const leastThreads = 4
+
 func main() {
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastThreads))
 	sim.RunIfGuest() // this process may be a simulated guest,
 	xl.RunIfHelper() // or libxl's save helper
 	os.Exit(run(os.Args))

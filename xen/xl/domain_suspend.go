@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xenferry/xenferry/evtchn"
 	"github.com/xenferry/xenferry/xen"
 	"github.com/xenferry/xenferry/xenctrl"
@@ -26,7 +28,7 @@ func (d *domain) Suspend(ctx context.Context) error {
 	}
 	err = urgently(func() error {
 		err := suspendGuest(ctx, g)
-		d.stoppedAt = time.Now()
+		d.stoppedAt = g.since()
 		return err
 	})
 	if err != nil {
@@ -138,6 +140,10 @@ type suspender struct {
 	asks    bool       // the guest is asked; otherwise Xen stops it
 	port    *guestPort // through which it is asked first; nil for none
 	portErr error      // why the port that it offers is not used
+
+	seen   xenctrl.DomainFlags // by the wait that has just ended
+	seenAt time.Duration       // by CLOCK_MONOTONIC; 0: nothing was seen
+	fresh  bool                // nobody has asked for it yet
 }
 
 // newSuspender subscribes to the suspend event.
@@ -193,7 +199,13 @@ func (d *domain) offeredPort() (*guestPort, error) {
 // close takes the subscription back. Idempotent.
 func (s *suspender) close() error { return errors.Join(s.event.Close(), s.port.close()) }
 
+// flags returns once what was seen when the event came.
 func (s *suspender) flags() (xenctrl.DomainFlags, error) {
+	if s.fresh {
+		s.fresh = false
+		return s.seen, nil
+	}
+	s.seenAt = 0
 	info, err := s.h.xc.Domain(s.domid)
 	return info.Flags, err
 }
@@ -237,7 +249,27 @@ func (s *suspender) takeBack() (taken bool, err error) {
 	return !cleared, err
 }
 
-func (s *suspender) wait(ctx context.Context) error { return s.event.Wait(ctx) }
+func (s *suspender) wait(ctx context.Context) error {
+	if err := s.event.Wait(ctx); err != nil {
+		return err
+	}
+	flags, at := s.event.Seen()
+	s.seen, s.seenAt, s.fresh = xenctrl.DomainFlags(flags), at, at != 0
+	return nil
+}
+
+// since returns when the state was seen that flags has returned last.
+func (s *suspender) since() time.Time {
+	now := time.Now()
+	if s.seenAt == 0 {
+		return now
+	}
+	var clock unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &clock); err != nil {
+		return now // cannot fail on Linux
+	}
+	return now.Add(s.seenAt - time.Duration(clock.Nano()))
+}
 
 func (s *suspender) resume(ctx context.Context) error { return s.Resume(ctx) }
 

@@ -104,6 +104,7 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 		t.Fatalf("no signal of the suspend: %v", err)
 	}
 	x.Running, x.Stopped = p.answer(t)
+	t.Logf("after the stop: seen %v, known %v (doubt %v)", s.seenAt-time.Duration(x.Running), time.Duration(x.Known-x.Running), time.Duration(x.Stopped-x.Running))
 	if err := end(); err != nil {
 		t.Error(err)
 	}

@@ -54,7 +54,7 @@ type moment struct {
 // --debug makes that last for seconds, so that a fault surely strikes in it.
 var (
 	whileCopying   = moment{"pre-copy", "copy", []string{"copy", "devices"}}
-	whileSuspended = moment{"suspended", "verify", []string{"verify", "final state", "rename", "destination ready"}}
+	whileSuspended = moment{"suspended", "verify", []string{"verify", "final state", "destination ready"}}
 )
 
 // TestFaults is what TestKills leaves: a destination that runs out of memory,
