@@ -66,20 +66,21 @@ func (f *Figures) layout(w *words) {
 	w.duration(&f.Stages.Read)       // 15
 	w.duration(&f.Stages.Compress)   // 16
 	w.duration(&f.Stages.Write)      // 17
-	w.number(&f.Dirty)               // 18
-	w.number(&f.Connections)         // 19
-	w.text(&f.Method, methodWords)   // 20-21
-	w.text(&f.Compress, methodWords) // 22-23
-	w.number(&f.RateBits)            // 24
-	w.duration(&f.MaxDowntime)       // 25
-	w.number(&f.Threads)             // 26
-	w.number(&f.Throttle)            // 27
-	w.number(&f.Changes)             // 28
-	w.flag(&f.Tunable)               // 29
+	w.duration(&f.Stages.Held)       // 18
+	w.number(&f.Dirty)               // 19
+	w.number(&f.Connections)         // 20
+	w.text(&f.Method, methodWords)   // 21-22
+	w.text(&f.Compress, methodWords) // 23-24
+	w.number(&f.RateBits)            // 25
+	w.duration(&f.MaxDowntime)       // 26
+	w.number(&f.Threads)             // 27
+	w.number(&f.Throttle)            // 28
+	w.number(&f.Changes)             // 29
+	w.flag(&f.Tunable)               // 30
 }
 
 // figuresWords is how many of them there are.
-const figuresWords = 30
+const figuresWords = 31
 
 // words reads or writes fields of a shared record, one after the other.
 type words struct {

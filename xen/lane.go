@@ -288,7 +288,10 @@ func (l *lane) writeJob(ctx context.Context, j *job) error {
 		return nil
 	}
 	if l.s.limit != nil {
-		if err := l.s.limit.take(ctx, size); err != nil {
+		asked := time.Now()
+		err := l.s.limit.take(ctx, size)
+		l.n.held.Add(int64(time.Since(asked)))
+		if err != nil {
 			return err
 		}
 	}

@@ -20,7 +20,7 @@ func someFigures() Figures {
 	return Figures{
 		Updated: time.Unix(1700000000, 5), Began: time.Unix(1600000000, 7), Phase: "destination ready", MemoryPages: 1 << 40,
 		Round: 3, RoundTime: time.Minute, Pages: 4, OfPages: 5, Zero: 6, Copied: 7, WireBytes: 1 << 50, BytesPerS: 8,
-		Stages: StageTimes{Read: 9, Compress: 10, Write: 11}, Dirty: 12, Connections: 13, Method: "zstd:22",
+		Stages: StageTimes{Read: 9, Compress: 10, Write: 11, Held: 19}, Dirty: 12, Connections: 13, Method: "zstd:22",
 		Compress: "auto", RateBits: 14e6, MaxDowntime: 15, Threads: 17, Throttle: 18, Changes: 16, Tunable: true,
 	}
 }
@@ -38,7 +38,7 @@ func TestFiguresLayout(t *testing.T) {
 	if got, err := parseFigures(record[:]); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if record[0] != 1700000000000000005 || record[7] != 3 || record[24] != 14e6 {
+	if record[0] != 1700000000000000005 || record[7] != 3 || record[25] != 14e6 {
 		t.Errorf("fields are not where the table says: %d", record)
 	}
 }
@@ -50,8 +50,8 @@ func TestFiguresHostile(t *testing.T) {
 	}{
 		"negative time":     {8, 1 << 63},
 		"text with escapes": {2, 0x1b},
-		"no UTF-8":          {20, 0xff},
-		"no flag":           {29, 2},
+		"no UTF-8":          {21, 0xff},
+		"no flag":           {30, 2},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -376,5 +376,19 @@ func TestPanelOfSave(t *testing.T) {
 	}
 	if _, err := OpenPanel(id, fallback.SideSource, false); !errors.Is(err, evtchn.ErrNoPage) {
 		t.Errorf("the panel is still there: %v", err)
+	}
+}
+
+// TestBottleneck: a cap is no fault of the link's.
+func TestBottleneck(t *testing.T) {
+	for want, stages := range map[string]StageTimes{
+		BottleneckLink:     {Read: 1, Compress: 2, Write: 4},
+		BottleneckLimit:    {Read: 1, Compress: 2, Write: 1, Held: 3},
+		BottleneckCompress: {Read: 1, Compress: 5, Write: 2, Held: 3},
+		BottleneckRead:     {Read: 6, Compress: 1, Held: 2},
+	} {
+		if got := stages.bottleneck(); got != want {
+			t.Errorf("%+v: %s, not %s", stages, got, want)
+		}
 	}
 }

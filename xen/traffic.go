@@ -13,7 +13,7 @@ import (
 // once a batch, the observer reads it at any time.
 type counters struct {
 	pages, zero, empty, copied, wire atomic.Uint64
-	read, encode, write              atomic.Int64 // ns at work
+	read, encode, write, held        atomic.Int64 // ns at work; held: waiting for the bandwidth limit
 	methods                          [maxMethods]methodCounters
 }
 
@@ -50,6 +50,7 @@ type StageTimes struct {
 	Read     time.Duration `json:"read_ns"`     // mapping, finding zeros, checksums, copies
 	Compress time.Duration `json:"compress_ns"` // encoders
 	Write    time.Duration `json:"write_ns"`    // writing to the connections, and waiting for them
+	Held     time.Duration `json:"held_ns"`     // not writing, because of the bandwidth limit
 }
 
 // traffic sums what the lanes have done since the start.
@@ -63,6 +64,7 @@ func (s *sender) traffic() traffic {
 		t.wire += l.n.wire.Load()
 		t.stages.add(StageTimes{
 			Read: time.Duration(l.n.read.Load()), Compress: time.Duration(l.n.encode.Load()), Write: time.Duration(l.n.write.Load()),
+			Held: time.Duration(l.n.held.Load()),
 		})
 		for i := range l.n.methods {
 			t.methods[i].Pages += l.n.methods[i].pages.Load()
@@ -74,7 +76,7 @@ func (s *sender) traffic() traffic {
 }
 
 func (t *StageTimes) add(o StageTimes) {
-	t.Read, t.Compress, t.Write = t.Read+o.Read, t.Compress+o.Compress, t.Write+o.Write
+	t.Read, t.Compress, t.Write, t.Held = t.Read+o.Read, t.Compress+o.Compress, t.Write+o.Write, t.Held+o.Held
 }
 
 // since returns what was done after before.
@@ -84,6 +86,7 @@ func (t traffic) since(before *traffic) traffic {
 	t.stages.Read -= before.stages.Read
 	t.stages.Compress -= before.stages.Compress
 	t.stages.Write -= before.stages.Write
+	t.stages.Held -= before.stages.Held
 	for i := range t.methods {
 		t.methods[i].Pages -= before.methods[i].Pages
 		t.methods[i].WireBytes -= before.methods[i].WireBytes
@@ -127,16 +130,19 @@ func processCPU() time.Duration {
 
 // Bottlenecks of a round.
 const (
-	BottleneckLink     = "link"     // writing waited for the network or the other end
-	BottleneckCompress = "compress" // the encoders
-	BottleneckRead     = "read"     // reading guest memory
+	BottleneckLink     = "link"            // writing waited for the network or the other end
+	BottleneckLimit    = "bandwidth limit" // writing waited for the cap that the user has set
+	BottleneckCompress = "compress"        // the encoders
+	BottleneckRead     = "read"            // reading guest memory
 )
 
 // bottleneck names the stage that was at work most of the time.
 func (t StageTimes) bottleneck() string {
 	prepare := t.Read + t.Compress
 	switch {
-	case t.Write >= prepare:
+	case t.Write+t.Held >= prepare && t.Held > t.Write:
+		return BottleneckLimit
+	case t.Write+t.Held >= prepare:
 		return BottleneckLink
 	case t.Compress >= t.Read:
 		return BottleneckCompress

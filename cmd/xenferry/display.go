@@ -145,8 +145,12 @@ func (d *display) pipe(r *xen.Report) {
 		}
 	}
 	percent := func(t time.Duration) int { return int(100*r.Busy(t) + 0.5) }
-	fmt.Fprintf(d.out, "pages, compression %s: %s; %.1f:1 in all; busy on %d connections: read %d%%, compress %d%%, write %d%%, there decompress %d%%, store %d%%; waited for: %s; CPU %s here, %s there\n",
-		r.Compress, ways, r.Ratio, r.Lanes, percent(r.Stages.Read), percent(r.Stages.Compress), percent(r.Stages.Write),
+	held := ""
+	if r.Stages.Held > 0 {
+		held = fmt.Sprintf(", held by the bandwidth limit %d%%", percent(r.Stages.Held))
+	}
+	fmt.Fprintf(d.out, "pages, compression %s: %s; %.1f:1 in all; busy on %d connections: read %d%%, compress %d%%, write %d%%%s, there decompress %d%%, store %d%%; waited for: %s; CPU %s here, %s there\n",
+		r.Compress, ways, r.Ratio, r.Lanes, percent(r.Stages.Read), percent(r.Stages.Compress), percent(r.Stages.Write), held,
 		percent(r.Receiver.Decompress), percent(r.Receiver.Store), r.Bottleneck,
 		r.CPU.Round(10*time.Millisecond), r.Receiver.CPU.Round(10*time.Millisecond))
 }
