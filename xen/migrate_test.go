@@ -250,6 +250,9 @@ func TestUserLimits(t *testing.T) {
 		if !errors.Is(m.srcErr, ErrDowntime) {
 			t.Errorf("%v", m.srcErr)
 		}
+		if m.report.Paused < m.opts.MaxDowntime || m.report.Paused > m.report.Total {
+			t.Errorf("it was paused for %v, of %v", m.report.Paused, m.report.Total)
+		}
 	})
 	t.Run("deadline", func(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, ErrDeadline)

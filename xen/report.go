@@ -44,6 +44,8 @@ type Report struct {
 	// ResumedAfter is, for a guest that was suspended and runs on at the
 	// source, the time from the moment that the failure was seen until then.
 	ResumedAfter time.Duration `json:"resumed_after_ns,omitempty"`
+	// Paused is how long such a guest was suspended in all.
+	Paused time.Duration `json:"paused_ns,omitempty"`
 	WireBytes    uint64        `json:"wire_bytes"`
 	PagesSent    uint64        `json:"pages_sent"` // with contents
 	PagesZero    uint64        `json:"pages_zero"`

@@ -537,6 +537,9 @@ func (s *source) resume(failure *MigrateError, seen time.Time, stopped bool) {
 	err := s.dom.Resume(ctx)
 	if err == nil && stopped {
 		failure.ResumedAfter = time.Since(seen)
+		if !s.stopped.IsZero() {
+			s.report.Paused = time.Since(s.stopped)
+		}
 	}
 	s.link.abort(failure.Cause)
 	if err == nil {

@@ -120,7 +120,11 @@ func (d *display) report(r *xen.Report) {
 		}
 	case xen.OutcomeAtSource:
 		if r.Guest.State == "" || r.Guest.State == xen.StateRunning {
-			fmt.Fprintf(d.status, "%s runs on here\n", guestText(r))
+			paused := ""
+			if r.Paused > 0 {
+				paused = fmt.Sprintf("; it was suspended for %s", r.Paused.Round(100*time.Microsecond))
+			}
+			fmt.Fprintf(d.status, "%s runs on here%s\n", guestText(r), paused)
 		} else {
 			fmt.Fprintf(d.status, "%s was not touched: it is %s here, as before\n", guestText(r), r.Guest.State)
 		}
