@@ -69,6 +69,8 @@ type destination struct {
 	streams  int           // data connections
 	build    time.Duration // from the source's last word until the guest was whole
 	watch    stopwatch
+	signs    []Sign    // by which the guest will show that it runs
+	unpaused time.Time // when it was let run
 }
 
 // Receive takes in one guest that arrives over link. On success it runs here,
@@ -111,13 +113,11 @@ func (d *destination) run(ctx context.Context) error {
 	if err != nil {
 		return d.fail(err)
 	}
-	// So that the source's last word is not cut off, and to know that it will
-	// not ask.
-	if _, _, err := d.link.receive(context.WithoutCancel(ctx), kindAck, d.opts.Limits.Undo); err == nil {
-		_, err = d.step(fallback.EventAck, nil)
-		return err
+	if d.awaitAck(context.WithoutCancel(ctx)) != nil {
+		return nil
 	}
-	return nil
+	_, err = d.step(fallback.EventAck, nil)
+	return err
 }
 
 func (d *destination) close() {
@@ -377,6 +377,7 @@ func (d *destination) awaitGo(ctx context.Context) error {
 			return err
 		}
 	}
+	d.expectSigns(ctx)
 	if _, _, err := d.link.receive(ctx, kindGo, d.opts.Limits.Ready); err != nil {
 		return err
 	}
@@ -414,12 +415,12 @@ func (d *destination) start(ctx context.Context) error {
 	if err := d.rename(ctx); err != nil {
 		return err
 	}
-	if !d.hello.LeavePause && !d.opts.LeavePaused {
-		unpaused := time.Now()
+	if !d.leavePaused() {
+		d.unpaused = time.Now()
 		if err := d.incoming.Unpause(ctx); err != nil {
 			return err
 		}
-		d.watch.note("unpaused", unpaused)
+		d.watch.note("unpaused", d.unpaused)
 		d.report.Running = true
 	}
 	if _, err := d.step(fallback.EventUnpaused, nil); err != nil {
@@ -429,10 +430,12 @@ func (d *destination) start(ctx context.Context) error {
 	return nil
 }
 
+func (d *destination) leavePaused() bool { return d.hello.LeavePause || d.opts.LeavePaused }
+
 // tellStarted sends STARTED. The guest runs here whether or not that arrives.
 func (d *destination) tellStarted(took time.Duration) {
 	err := d.link.send(&message{Kind: kindStarted, Started: &started{
-		BuildNs: d.build.Nanoseconds(), StartNs: took.Nanoseconds(), Steps: d.watch.take(),
+		BuildNs: d.build.Nanoseconds(), StartNs: took.Nanoseconds(), Steps: d.watch.take(), Signs: len(d.signs),
 	}})
 	if err != nil {
 		d.emit(Event{Kind: EventNote, Phase: d.current, Text: fmt.Sprintf(
@@ -474,7 +477,7 @@ func (d *destination) fail(cause error) error {
 // not destroyed: it runs here, or nobody can tell, and the guardian goes on.
 func (d *destination) keep(do fallback.Action, err error) error {
 	if do == fallback.DoSendStarted {
-		d.report.Running = true
+		d.report.Running, d.signs = true, nil
 		d.tellStarted(0)
 	}
 	return err

@@ -27,6 +27,7 @@ type fakeHost struct {
 	onCall  func(method string) // called first, if set
 	others  []DomainInfo
 	in      *fakeIncoming
+	signs   []Sign // of guests that arrive here
 }
 
 // enter is called at the beginning of each method.

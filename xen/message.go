@@ -28,6 +28,7 @@ const (
 	kindReady   = "ready"   // destination: the guest is whole, and paused
 	kindGo      = "go"      // source: it is yours
 	kindStarted = "started" // destination: it runs
+	kindSign    = "sign"    // destination, if hello has said signs: the guest has shown that it runs
 	kindAck     = "ack"     // source: mine is destroyed
 	kindAsk     = "ask"     // source, in place of hello: what has become of this migration?
 	kindAnswer  = "answer"  // destination: this
@@ -46,6 +47,7 @@ type message struct {
 	Abort   *abort   `json:"abort,omitempty"`
 	Ready   *ready   `json:"ready,omitempty"`
 	Started *started `json:"started,omitempty"`
+	Sign    *step    `json:"sign,omitempty"`
 	Ask     *ask     `json:"ask,omitempty"`
 	Clock   *clock   `json:"clock,omitempty"`
 	Answer  *answer  `json:"answer,omitempty"`
@@ -65,6 +67,7 @@ type hello struct {
 	Data       DataMode        `json:"data"`
 	Early      bool            `json:"early,omitempty"`  // its devices may be built while it runs here
 	Stored     bool            `json:"stored,omitempty"` // tell me when a live round is stored
+	Signs      bool            `json:"signs,omitempty"`  // tell me when the guest shows that it runs there
 	PublicKey  string          `json:"public_key"`       // fingerprint of the sender's TLS key
 }
 
@@ -113,6 +116,8 @@ type started struct {
 	BuildNs int64  `json:"build_ns"`
 	StartNs int64  `json:"start_ns"`
 	Steps   []step `json:"steps,omitempty"` // since READY
+	// Signs is how many messages of that kind will come.
+	Signs int `json:"signs,omitempty"`
 }
 
 // clock is a question for the time, or the answer to it: the times by the
@@ -175,6 +180,8 @@ func decodeMessage(body []byte) (*message, error) {
 		present = m.Final != nil
 	case kindStarted:
 		present = m.Started != nil
+	case kindSign:
+		present = m.Sign != nil
 	case kindAbort:
 		present = m.Abort != nil
 	case kindReady:

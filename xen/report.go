@@ -45,11 +45,11 @@ type Report struct {
 	// source, the time from the moment that the failure was seen until then.
 	ResumedAfter time.Duration `json:"resumed_after_ns,omitempty"`
 	// Paused is how long such a guest was suspended in all.
-	Paused time.Duration `json:"paused_ns,omitempty"`
-	WireBytes    uint64        `json:"wire_bytes"`
-	PagesSent    uint64        `json:"pages_sent"` // with contents
-	PagesZero    uint64        `json:"pages_zero"`
-	PagesCopied  uint64        `json:"pages_copied"` // sent as a reference to another page
+	Paused      time.Duration `json:"paused_ns,omitempty"`
+	WireBytes   uint64        `json:"wire_bytes"`
+	PagesSent   uint64        `json:"pages_sent"` // with contents
+	PagesZero   uint64        `json:"pages_zero"`
+	PagesCopied uint64        `json:"pages_copied"` // sent as a reference to another page
 	// Compress is what was asked for, Methods what was done with the pages
 	// that travelled, over all rounds.
 	Compress string        `json:"compress"`

@@ -77,7 +77,9 @@ type source struct {
 	final     []savefmt.Record // the guest's state, once it is suspended
 	watch     stopwatch
 	theirs    []step // of the destination
-	touched   bool   // something has been done to the guest that may have to be undone
+	signs     int    // that it will tell of, from heard on
+	heard     time.Time
+	touched   bool // something has been done to the guest that may have to be undone
 
 	stopped time.Time   // the guest was known to have stopped
 	tooLong *time.Timer // runs out when the pause is longer than allowed
@@ -185,7 +187,7 @@ func (s *source) hello(ctx context.Context) error {
 		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
 		ID: s.report.ID, Host: host.Name, Guest: info, Pages: s.dom.Pages(), Config: config,
 		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
-		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true,
+		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true, Signs: true,
 	}})
 	if err != nil {
 		return err
@@ -470,11 +472,13 @@ func (s *source) commit(ctx context.Context) error {
 	if _, stepErr := s.step(event, err); stepErr != nil || event == fallback.EventDiscarded {
 		return errors.Join(err, stepErr)
 	}
-	s.report.Downtime = time.Since(s.stopped)
+	s.heard = time.Now()
+	s.report.Downtime = s.heard.Sub(s.stopped)
 	if m != nil {
 		s.report.Build = time.Duration(m.Started.BuildNs)
 		s.report.Start = time.Duration(m.Started.StartNs)
 		s.theirs = append(s.theirs, m.Started.Steps...)
+		s.signs = min(max(m.Started.Signs, 0), maxSteps)
 	}
 	return nil
 }
@@ -498,6 +502,7 @@ func (s *source) destroy(ctx context.Context) error {
 	if _, err := s.step(fallback.EventDestroyed, nil); err != nil {
 		return err
 	}
+	s.collectSigns(ctx)
 	_ = s.link.send(&message{Kind: kindAck}) // only so that the other end need not wait
 	return nil
 }

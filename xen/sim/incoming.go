@@ -13,7 +13,10 @@ import (
 	"github.com/xenferry/xenferry/xen"
 )
 
-var _ xen.Incoming = (*Incoming)(nil)
+var (
+	_ xen.Incoming = (*Incoming)(nil)
+	_ xen.Watcher  = (*Incoming)(nil)
+)
 
 // Incoming is a guest that is being built on a simulated host. It implements
 // xen.Incoming.
@@ -169,6 +172,18 @@ func (in *Incoming) Whole(context.Context) error { return nil }
 func (in *Incoming) Unpause(ctx context.Context) error {
 	_, err := in.call(ctx, request{Op: opUnpause})
 	return err
+}
+
+// Signs implements xen.Watcher: a simulated guest has a heart.
+func (in *Incoming) Signs(ctx context.Context) ([]xen.Sign, error) {
+	before, err := in.host.Status(ctx, in.ref.Domid)
+	if err != nil {
+		return nil, err
+	}
+	return []xen.Sign{{Name: "first heartbeat", Shown: func(ctx context.Context) (bool, error) {
+		now, err := in.host.Status(ctx, in.ref.Domid)
+		return now.Beats > before.Beats, err
+	}}}, nil
 }
 
 // Close implements xen.Incoming.
