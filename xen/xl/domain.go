@@ -199,6 +199,7 @@ func (d *domain) FinalState(ctx context.Context) ([]savefmt.Record, error) {
 		return recs, nil
 	}
 	model, err := d.qemu.save(ctx)
+	d.qemu.release()
 	if err != nil {
 		return nil, fmt.Errorf("domain %d: save QEMU's state: %w", d.domid, err)
 	}
@@ -238,6 +239,7 @@ func (d *domain) release() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 	defer cancel()
 	err := d.StopLogDirty(ctx)
+	d.qemu.release()
 	if d.store != nil {
 		err = errors.Join(err, d.endThrottle())
 	}

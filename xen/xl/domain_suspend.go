@@ -22,6 +22,11 @@ const dom0 = 0
 // Suspend stops the guest, then its device model. The subscription to the
 // suspend event lives no longer than this call.
 func (d *domain) Suspend(ctx context.Context) error {
+	if d.qemu != nil { // now, while the guest runs: FinalState will need it as well
+		if err := d.qemu.hold(ctx); err != nil {
+			return fmt.Errorf("domain %d: suspend: %w", d.domid, err)
+		}
+	}
 	g, err := d.newSuspender(ctx)
 	if err != nil {
 		return goneOr(err)
@@ -72,6 +77,7 @@ func (d *domain) undoSuspend(ctx context.Context, cause error) error {
 // Resume goes through libxl, which starts QEMU again and tells xenstored,
 // which otherwise would never report this guest's next suspend.
 func (d *domain) Resume(ctx context.Context) error {
+	d.qemu.release() // whatever became of that connection
 	info, err := d.h.xc.Domain(d.domid)
 	if err != nil {
 		return goneOr(err)

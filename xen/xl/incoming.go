@@ -34,6 +34,7 @@ type incoming struct {
 	create    *creation
 	bridge    *bridge
 	model     *deviceModel // nil where it has none, and until that is there
+	qemu      *qemu        // a quiet one, once it has been given its state
 	populated *pageSet     // pfns that have memory
 	supers    *superpages
 	params    hvmParams                // that the devices were built with, by Prepare
@@ -322,7 +323,11 @@ func (in *incoming) finishPrepared(ctx context.Context, s finalState) error {
 // loadDevices gives a quiet QEMU its state. Where it ends instead, its last words
 // say why.
 func (in *incoming) loadDevices(ctx context.Context, state []byte) error {
-	err := qemuOf(in.hello.domid).load(ctx, state)
+	in.qemu = qemuOf(in.hello.domid)
+	err := in.qemu.hold(ctx) // until it is let run
+	if err == nil {
+		err = in.qemu.load(ctx, state)
+	}
 	if err == nil {
 		return nil
 	}
@@ -346,14 +351,23 @@ func (in *incoming) Rename(_ context.Context, name string) error {
 }
 
 // Unpause lets the guest run here.
-func (in *incoming) Unpause(context.Context) error {
+func (in *incoming) Unpause(ctx context.Context) error {
 	if !in.finished || in.gone {
 		return fmt.Errorf("domain %d (%s): cannot be unpaused, it is not complete", in.hello.domid, in.name)
 	}
 	if err := in.model.alive(); err != nil {
 		return err
 	}
-	return in.h.ctx.unpause(in.hello.domid)
+	switch {
+	case in.qemu != nil: // what libxl does, over the connection that is there
+		defer in.qemu.release()
+		if err := in.qemu.cont(ctx); err != nil {
+			return fmt.Errorf("domain %d (%s): let QEMU run: %w", in.hello.domid, in.name, err)
+		}
+	case in.spec.Type == xen.TypeHVM:
+		return in.h.ctx.unpause(in.hello.domid)
+	}
+	return in.h.xc.Unpause(in.hello.domid)
 }
 
 // Destroy ends the guest here. It does not stop when ctx ends, as half a guest
@@ -409,6 +423,7 @@ func (in *incoming) Close() error {
 	}
 	in.bridge.close()
 	in.model.close()
+	in.qemu.release()
 	if in.create.ended() {
 		in.create.free()
 	}

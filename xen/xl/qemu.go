@@ -14,27 +14,56 @@ import (
 	"github.com/xenferry/xenferry/savefmt"
 )
 
-// qemu is the device model of one HVM guest.
+// qemu is the device model of one HVM guest. One goroutine at a time may use it.
 type qemu struct {
 	// sockets are the QMP sockets that it may listen on, best first. Each
 	// serves one client at a time.
 	sockets []string
+	held    *qmpClient // see hold; nil: none is
 }
 
-// do connects for as long as f runs.
+// do connects for as long as f runs, unless a connection is held.
 func (m *qemu) do(ctx context.Context, f func(*qmpClient) error) error {
+	if m.held != nil {
+		err := f(m.held)
+		if m.held.broken != nil {
+			m.release()
+		}
+		return err
+	}
+	q, err := m.dial(ctx)
+	if err != nil {
+		return err
+	}
+	err = f(q)
+	return errors.Join(err, q.close())
+}
+
+// hold connects, for all that is done until release: to connect each time would
+// be part of the downtime. Other programs are kept out meanwhile.
+func (m *qemu) hold(ctx context.Context) (err error) {
+	if m.held == nil {
+		m.held, err = m.dial(ctx)
+	}
+	return err
+}
+
+// release ends what hold has begun. Idempotent.
+func (m *qemu) release() {
+	if m != nil && m.held != nil {
+		_ = m.held.close() // nothing was left to be said
+		m.held = nil
+	}
+}
+
+func (m *qemu) dial(ctx context.Context) (*qmpClient, error) {
 	for _, path := range m.sockets {
 		q, err := dialQMP(ctx, path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		if !errors.Is(err, fs.ErrNotExist) {
+			return q, err
 		}
-		if err != nil {
-			return err
-		}
-		err = f(q)
-		return errors.Join(err, q.close())
 	}
-	return fmt.Errorf("no QMP socket at %s: is the device model dead, or a stub domain?", m.sockets[0])
+	return nil, fmt.Errorf("no QMP socket at %s: is the device model dead, or a stub domain?", m.sockets[0])
 }
 
 // setLogDirty makes QEMU tell Xen of the pages that its devices write.
@@ -50,6 +79,11 @@ func (m *qemu) setLogDirty(ctx context.Context, on bool) error {
 // stop stops QEMU, after which its devices write no guest memory.
 func (m *qemu) stop(ctx context.Context) error {
 	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "stop", nil, nil) })
+}
+
+// cont lets QEMU run.
+func (m *qemu) cont(ctx context.Context) error {
+	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "cont", nil, nil) })
 }
 
 // save returns the state of QEMU's devices as QEMU reads it at its start. QEMU

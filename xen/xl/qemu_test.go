@@ -156,3 +156,37 @@ func TestQEMUGone(t *testing.T) {
 		t.Errorf("no socket: %v", err)
 	}
 }
+
+// TestQEMUHeld: what is done while a connection is held goes over that one, and
+// one that has failed is not used again.
+func TestQEMUHeld(t *testing.T) {
+	f := newFakeQEMU([]byte("state"), "")
+	m := &qemu{sockets: []string{f.listen(t)}}
+	for range 2 {
+		if err := m.hold(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"qmp_capabilities", "stop", "add-fd", "xen-save-devices-state", "remove-fd"}
+	if heard := f.heard(); !slices.Equal(heard, want) {
+		t.Errorf("QEMU has heard %v, want %v", heard, want)
+	}
+	_ = m.held.conn.Close() // QEMU has died, or was started anew
+	if err := m.stop(t.Context()); err == nil {
+		t.Error("stopped through a connection that has failed")
+	}
+	if err := m.cont(t.Context()); err != nil {
+		t.Errorf("the next connection: %v", err)
+	}
+	for range 2 {
+		m.release()
+	}
+	var none *qemu
+	none.release()
+}
