@@ -150,8 +150,8 @@ func (d *display) pipe(r *xen.Report) {
 	}
 	percent := func(t time.Duration) int { return int(100*r.Busy(t) + 0.5) }
 	held := ""
-	if r.Stages.Held > 0 {
-		held = fmt.Sprintf(", held by the bandwidth limit %d%%", percent(r.Stages.Held))
+	if share := percent(r.Stages.Held); share > 0 {
+		held = fmt.Sprintf(", held by the bandwidth limit %d%%", share)
 	}
 	fmt.Fprintf(d.out, "pages, compression %s: %s; %.1f:1 in all; busy on %d connections: read %d%%, compress %d%%, write %d%%%s, there decompress %d%%, store %d%%; waited for: %s; CPU %s here, %s there\n",
 		r.Compress, ways, r.Ratio, r.Lanes, percent(r.Stages.Read), percent(r.Stages.Compress), percent(r.Stages.Write), held,
