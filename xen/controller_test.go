@@ -139,7 +139,7 @@ func TestShift(t *testing.T) {
 }
 
 func TestLocality(t *testing.T) {
-	var l locality
+	l := locality{rule: DefaultSkip}
 	const mib = 1 << 20
 	l.saw(mib, mib)
 	if l.skip(mib) {

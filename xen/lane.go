@@ -41,7 +41,7 @@ type lane struct {
 const jobsPerLane = 3
 
 func newLane(s *sender, index int, out frameWriter) (*lane, error) {
-	l := &lane{s: s, index: index, out: out, free: make(chan *job, jobsPerLane)}
+	l := &lane{s: s, index: index, out: out, local: locality{rule: s.skip}, free: make(chan *job, jobsPerLane)}
 	for i, m := range s.tuner.methods.all() {
 		if m.Codec == savefmt.CodecRaw {
 			continue

@@ -146,7 +146,7 @@ func TestCompressionChanges(t *testing.T) {
 	dom.types = nil
 	dom.fillMixed()
 	out := &bufferWriter{}
-	s, err := newSender(dom, []frameWriter{out}, NoCompression, nil)
+	s, err := newSender(dom, []frameWriter{out}, &PipeOptions{Compress: NoCompression})
 	if err != nil {
 		t.Fatal(err)
 	}

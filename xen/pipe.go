@@ -17,6 +17,7 @@ type PipeOptions struct {
 	// is as many as help. DataControl has none.
 	Connections int
 	Compress    Compression // default: chosen by what is measured
+	Skip        *SkipRule   // nil: DefaultSkip
 	RateLimit   *RateLimit  // of the data connections together; nil is none
 	Bind        net.IP      // local address of the data connections; nil: any
 	Address     net.IP      // where they go; nil: to the addresses that the destination names

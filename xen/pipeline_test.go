@@ -178,7 +178,7 @@ func BenchmarkPipeline(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			s, err := newSender(dom, []frameWriter{nullWriter{}, nullWriter{}}, c, nil)
+			s, err := newSender(dom, []frameWriter{nullWriter{}, nullWriter{}}, &PipeOptions{Compress: c})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -295,7 +295,7 @@ func (w *bufferWriter) unsent() int                     { return 0 }
 func TestMethodsChange(t *testing.T) {
 	dom := benchDomain(1000)
 	out := &bufferWriter{}
-	s, err := newSender(dom, []frameWriter{out}, Compression{}, nil)
+	s, err := newSender(dom, []frameWriter{out}, &PipeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestSenderMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	s, err := newSender(dom, slices.Repeat([]frameWriter{nullWriter{}}, lanes), Compression{}, nil)
+	s, err := newSender(dom, slices.Repeat([]frameWriter{nullWriter{}}, lanes), &PipeOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

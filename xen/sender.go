@@ -22,6 +22,7 @@ type sender struct {
 	dedup *dedup // its memory is touched only where pages are compressed
 	limit *RateLimit
 	gate  *gate
+	skip  SkipRule
 
 	ofPages atomic.Uint64 // in this round
 	round   atomic.Int64
@@ -30,10 +31,13 @@ type sender struct {
 	mu      sync.Mutex
 }
 
-func newSender(dom Domain, outs []frameWriter, c Compression, limit *RateLimit) (*sender, error) {
-	s := &sender{dom: dom, tuner: newTuner(c, len(outs)), limit: limit, gate: newGate(len(outs)), dedup: newDedup(dom.Pages())}
-	if limit != nil {
-		s.tuner.cap = limit.bytesPerSec
+func newSender(dom Domain, outs []frameWriter, p *PipeOptions) (*sender, error) {
+	s := &sender{dom: dom, tuner: newTuner(p.Compress, len(outs)), limit: p.RateLimit, gate: newGate(len(outs)), skip: DefaultSkip, dedup: newDedup(dom.Pages())}
+	if p.RateLimit != nil {
+		s.tuner.cap = p.RateLimit.bytesPerSec
+	}
+	if p.Skip != nil {
+		s.skip = *p.Skip
 	}
 	for i, out := range outs {
 		l, err := newLane(s, i, out)

@@ -60,7 +60,7 @@ func (s *source) startPanel() {
 
 // startSender makes the sender; from then on its encoding can be changed.
 func (s *source) startSender(outs []frameWriter) error {
-	pages, err := newSender(s.dom, outs, s.opts.Pipe.Compress, s.opts.Pipe.RateLimit)
+	pages, err := newSender(s.dom, outs, &s.opts.Pipe)
 	if err != nil {
 		return err
 	}
