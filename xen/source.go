@@ -79,7 +79,7 @@ type source struct {
 	theirs    []step // of the destination
 	signs     int    // that it will tell of, from heard on
 	heard     time.Time
-	touched   bool // something has been done to the guest that may have to be undone
+	touched   bool // something has been done to the guest that may have to be undone; written with mu held
 
 	stopped time.Time   // the guest was known to have stopped
 	tooLong *time.Timer // runs out when the pause is longer than allowed
@@ -253,7 +253,9 @@ func (s *source) startLogDirty(ctx context.Context) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
+	s.mu.Lock()
 	s.touched = true
+	s.mu.Unlock()
 	s.dirty = NewBitmap(s.dom.Pages())
 	s.dirty.SetAll(s.dom.Pages())
 	s.firstLook = true

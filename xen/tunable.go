@@ -154,6 +154,9 @@ func (s *source) changeable(c Change) error {
 			return fmt.Errorf("%d connections at work: this migration has %d, so 1 to %[2]d are possible", *c.Threads, most)
 		}
 	}
+	if c.Throttle != nil && !s.touched {
+		return errors.New("its memory is not being copied yet: the guest can be throttled as soon as it is")
+	}
 	if c.Throttle != nil && s.asked {
 		return errors.New("the guest is asked to suspend already, and is not throttled while it does")
 	}
