@@ -148,8 +148,28 @@ func (s *source) run(ctx context.Context) error {
 	return nil
 }
 
-// hello introduces the guest and waits until a domain is there to take it.
+// hello introduces the guest, begins the journal while the other end reads
+// that, and waits until a domain is there to take it. Nothing here is touched
+// before.
 func (s *source) hello(ctx context.Context) error {
+	if err := s.identify(ctx); err != nil {
+		return err
+	}
+	begun := make(chan error, 1)
+	go func() { begun <- s.begin(ctx, s.opts.Protect, s.migration) }()
+	early, err := s.introduce(ctx)
+	if beginErr := <-begun; beginErr != nil {
+		err = beginErr // who moves the guest already is what the user wants to know
+	}
+	if err != nil {
+		return err
+	}
+	s.startPanel()
+	return s.welcomed(ctx, early)
+}
+
+// identify says what is to be moved.
+func (s *source) identify(ctx context.Context) error {
 	info, err := s.dom.Info(ctx)
 	if err != nil {
 		return err
@@ -163,35 +183,38 @@ func (s *source) hello(ctx context.Context) error {
 		ID: s.report.ID, Side: fallback.SideSource, Guest: info.Name, UUID: info.UUID, Domid: info.Domid, Peer: s.link.peer,
 		Transport: s.opts.Transport,
 	}
-	if err := s.begin(ctx, s.opts.Protect, s.migration); err != nil {
-		return err
-	}
-	s.startPanel()
+	return nil
+}
+
+// introduce sends hello. early: the destination may build the devices while the
+// guest runs here.
+func (s *source) introduce(ctx context.Context) (early bool, err error) {
+	info := s.report.Guest
 	if info.State != StateRunning {
-		return fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
+		return false, fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
 	}
 	config := s.opts.Config
 	if config == nil {
 		if config, err = s.dom.Config(ctx); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if s.keys, err = newKeyPair(); err != nil {
-		return err
+		return false, err
 	}
-	early, err := s.mayPrepare(ctx)
-	if err != nil {
-		return err
+	if early, err = s.mayPrepare(ctx); err != nil {
+		return false, err
 	}
-	err = s.link.send(&message{Kind: kindHello, Hello: &hello{
+	return early, s.link.send(&message{Kind: kindHello, Hello: &hello{
 		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
-		ID: s.report.ID, Host: host.Name, Guest: info, Pages: s.dom.Pages(), Config: config,
+		ID: s.report.ID, Host: s.report.From, Guest: info, Pages: s.dom.Pages(), Config: config,
 		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
 		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true, Signs: true,
 	}})
-	if err != nil {
-		return err
-	}
+}
+
+// welcomed takes the answer to hello.
+func (s *source) welcomed(ctx context.Context, early bool) error {
 	m, _, err := s.link.receive(ctx, kindWelcome, s.opts.Limits.Handshake)
 	if err != nil {
 		return err
