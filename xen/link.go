@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -431,11 +432,55 @@ func (l *Link) next(ctx context.Context, limit <-chan time.Time) (delivery, erro
 // large payloads go straight to where they belong.
 type frameReader struct {
 	r    *bufio.Reader
+	conn *connReader // below r; nil if that is not plain TCP
 	head [savefmt.HeaderSize]byte
 }
 
 func newFrameReader(r io.Reader) *frameReader {
 	return &frameReader{r: bufio.NewReaderSize(r, 4096)}
+}
+
+// newDataReader reads frames from a data connection.
+func newDataReader(conn net.Conn) *frameReader {
+	c := newConnReader(conn)
+	if c == nil {
+		return newFrameReader(conn)
+	}
+	f := newFrameReader(c)
+	f.conn = c
+	return f
+}
+
+// readFull fills bufs, in order, with what follows.
+func (f *frameReader) readFull(bufs [][]byte) error {
+	if f.conn != nil {
+		var err error
+		if bufs, err = f.drain(bufs); err == nil {
+			err = f.conn.readFull(bufs)
+		}
+		return err
+	}
+	for _, b := range bufs {
+		if _, err := io.ReadFull(f.r, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drain fills bufs with what was read ahead, and returns the rest of them.
+func (f *frameReader) drain(bufs [][]byte) ([][]byte, error) {
+	for ahead := f.r.Buffered(); ahead > 0 && len(bufs) > 0; {
+		n, err := f.r.Read(bufs[0][:min(ahead, len(bufs[0]))])
+		if err != nil {
+			return nil, err
+		}
+		ahead -= n
+		if bufs[0] = bufs[0][n:]; len(bufs[0]) == 0 {
+			bufs = bufs[1:]
+		}
+	}
+	return bufs, nil
 }
 
 // header reads the next frame's header.

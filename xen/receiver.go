@@ -140,7 +140,8 @@ func (p *pageReader) readEncoded(h savefmt.Header, in *frameReader) error {
 		p.payload = make([]byte, savefmt.MaxEncoded)
 	}
 	start := time.Now()
-	_, err := io.ReadFull(in.r, p.payload[:h.Length])
+	p.runs = append(p.runs[:0], p.payload[:h.Length])
+	err := in.readFull(p.runs)
 	p.mem.work.read.Add(int64(time.Since(start)))
 	return err
 }
@@ -204,10 +205,8 @@ func (p *pageReader) readPages(h savefmt.Header, in *frameReader, data int) erro
 	if data != int(h.Length) {
 		return fmt.Errorf("%w: a frame with %d bytes of pages claims %d", ErrCorrupt, data, h.Length)
 	}
-	for _, run := range p.runs {
-		if _, err := io.ReadFull(in.r, run); err != nil {
-			return err
-		}
+	if err := in.readFull(p.runs); err != nil {
+		return err
 	}
 	p.mem.work.read.Add(int64(time.Since(start)))
 	return nil

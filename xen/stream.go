@@ -217,7 +217,7 @@ func (d *dataListener) admit(raw net.Conn) (*dataConn, error) {
 			return nil, err
 		}
 	}
-	in := newFrameReader(conn)
+	in := newDataReader(conn)
 	h, err := in.header()
 	if err != nil {
 		return nil, err
