@@ -3,6 +3,7 @@ package xen
 import (
 	"bytes"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 )
@@ -13,17 +14,26 @@ type hostLoad struct {
 	last        time.Time
 	idle, total uint64 // ticks of all cores since boot, at last
 	idleShare   float64
+	least       float64 // idle share below which it has none
 }
 
-// A host with less than idleLeast of its time idle has none to spare. Its
-// clock ticks are too coarse to look more often than each loadWindow.
+// A host has a core to spare if one is idle, on a host with few of them half of
+// them, on one with many idleLeast of them: less is what those that send leave
+// idle while they wait for each other. Its clock ticks are too coarse to look
+// more often than each loadWindow.
 const (
 	idleLeast  = 0.1
+	idleMost   = 0.5
 	loadWindow = 200 * time.Millisecond
 )
 
+func leastIdle(cores int) float64 { return min(max(1/float64(cores), idleLeast), idleMost) }
+
 func newHostLoad() *hostLoad {
-	return &hostLoad{read: func() ([]byte, error) { return os.ReadFile("/proc/stat") }}
+	return &hostLoad{
+		read:  func() ([]byte, error) { return os.ReadFile("/proc/stat") },
+		least: leastIdle(runtime.NumCPU()),
+	}
 }
 
 // busy tells whether it has none, as far as that is known.
@@ -33,7 +43,7 @@ func (h *hostLoad) busy(now time.Time) bool {
 			h.sample(now, text)
 		}
 	}
-	return h.idleShare < idleLeast
+	return h.idleShare < h.least
 }
 
 // sample takes the first line of /proc/stat: "cpu" and ticks of user, nice,
