@@ -42,15 +42,33 @@ package evtchn
 //     int64_t at; // 0: nothing
 // };
 //
+// // The flags of one domain, by a hypercall of its own: the one that lists
+// // domains stands in line with all who list them, such as monitors.
+// static int xf_flags(xc_interface *xc, uint32_t domid, uint32_t *flags)
+// {
+// #if XEN_DOMCTL_INTERFACE_VERSION > 0x15
+//     xc_domaininfo_t info;
+//     if (xc_domain_getinfo_single(xc, domid, &info))
+//         return -1;
+//     *flags = info.flags;
+// #else
+//     xc_dominfo_t info;
+//     if (xc_domain_getinfo(xc, domid, 1, &info) != 1 || info.domid != domid)
+//         return -1;
+//     *flags = (info.dying ? XEN_DOMINF_dying : 0) | (info.paused ? XEN_DOMINF_paused : 0) |
+//         (info.shutdown || info.crashed ? XEN_DOMINF_shutdown : 0) |
+//         (info.hvm ? XEN_DOMINF_hvm_guest : 0) |
+//         (uint32_t)info.shutdown_reason << XEN_DOMINF_shutdownshift;
+// #endif
+//     return 0;
+// }
+//
 // static void xf_look(struct xf_look *l)
 // {
-//     xc_domaininfo_t info;
 //     struct timespec now;
 //     l->at = 0;
-//     if (!l->xc || xc_domain_getinfolist(l->xc, l->domid, 1, &info) != 1 ||
-//         info.domain != l->domid || clock_gettime(CLOCK_MONOTONIC, &now))
+//     if (!l->xc || xf_flags(l->xc, l->domid, &l->flags) || clock_gettime(CLOCK_MONOTONIC, &now))
 //         return;
-//     l->flags = info.flags;
 //     l->at = now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 // }
 //
