@@ -19,14 +19,27 @@ import (
 // dom0 is the domain that we run in.
 const dom0 = 0
 
-// Suspend stops the guest, then its device model. The subscription to the
-// suspend event lives no longer than this call.
+// Suspend stops the guest, then its device model. The connection to that is
+// made while the guest runs, and kept for FinalState.
 func (d *domain) Suspend(ctx context.Context) error {
-	if d.qemu != nil { // now, while the guest runs: FinalState will need it as well
+	if d.qemu != nil {
 		if err := d.qemu.hold(ctx); err != nil {
+			if ctx.Err() != nil { // the guest has not been asked, and runs on
+				err = fmt.Errorf("%w: %w", xen.ErrSuspendRefused, err)
+			}
 			return fmt.Errorf("domain %d: suspend: %w", d.domid, err)
 		}
 	}
+	err := d.suspend(ctx)
+	if err != nil {
+		d.qemu.release()
+	}
+	return err
+}
+
+// suspend is Suspend with a connection to the device model. The subscription to
+// the suspend event lives no longer than this call.
+func (d *domain) suspend(ctx context.Context) error {
 	g, err := d.newSuspender(ctx)
 	if err != nil {
 		return goneOr(err)
