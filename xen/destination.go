@@ -113,7 +113,9 @@ func (d *destination) run(ctx context.Context) error {
 	if err != nil {
 		return d.fail(err)
 	}
-	if d.awaitAck(context.WithoutCancel(ctx)) != nil {
+	defer d.tellSigns()()
+	// The source's last word: it will not ask.
+	if _, _, err := d.link.receive(context.WithoutCancel(ctx), kindAck, d.opts.Limits.Undo); err != nil {
 		return nil
 	}
 	_, err = d.step(fallback.EventAck, nil)

@@ -28,7 +28,7 @@ type Sign struct {
 const (
 	signsEvery = time.Millisecond        // the first pause between two looks
 	signsRare  = 20 * time.Millisecond   // and what the pauses grow to
-	signsLimit = 1500 * time.Millisecond // how long after STARTED the source waits, if it has nothing else to do
+	signsLimit = 1500 * time.Millisecond // how long after STARTED they count
 )
 
 // expectSigns asks for the signs of a guest that is about to run.
@@ -40,47 +40,47 @@ func (d *destination) expectSigns(ctx context.Context) {
 	d.signs, _ = w.Signs(ctx) // figures less, if that fails
 }
 
-// tellSigns tells the source of each sign once it is there, until ctx ends.
-func (d *destination) tellSigns(ctx context.Context) {
-	pause := signsEvery
-	for _, sign := range d.signs {
-		for shown, err := sign.Shown(ctx); !shown; shown, err = sign.Shown(ctx) {
-			if err != nil {
-				return
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-			pause = min(pause+pause/8, signsRare)
-		}
-		seen := &step{Name: sign.Name, BeganNs: d.unpaused.UnixNano(), EndedNs: time.Now().UnixNano()}
-		if d.link.send(&message{Kind: kindSign, Sign: seen}) != nil {
-			return
-		}
-	}
-}
-
-// awaitAck waits for the source's last word, so that it is not cut off and this
-// end knows that it will not be asked. Meanwhile it tells of signs.
-func (d *destination) awaitAck(ctx context.Context) error {
-	watched, stop := context.WithCancel(ctx)
+// tellSigns begins to tell the source of each sign once it is there. The function
+// that it returns waits until all are told, the time for them is over, or the
+// source has gone.
+func (d *destination) tellSigns() (wait func()) {
+	ctx, cancel := context.WithTimeout(d.link.Context(), signsLimit)
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		d.tellSigns(watched)
+		defer cancel()
+		for _, sign := range d.signs {
+			if !d.tellSign(ctx, sign) {
+				return
+			}
+		}
 	}()
-	_, _, err := d.link.receive(ctx, kindAck, d.opts.Limits.Undo)
-	stop()
-	<-told
-	return err
+	return func() { <-told }
+}
+
+// tellSign tells of one sign, and whether it could.
+func (d *destination) tellSign(ctx context.Context, sign Sign) bool {
+	pause := signsEvery
+	for shown, err := sign.Shown(ctx); !shown; shown, err = sign.Shown(ctx) {
+		if err != nil {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+		pause = min(pause+pause/8, signsRare)
+	}
+	seen := &step{Name: sign.Name, BeganNs: d.unpaused.UnixNano(), EndedNs: time.Now().UnixNano()}
+	return d.link.send(&message{Kind: kindSign, Sign: seen}) == nil
 }
 
 // collectSigns takes what the destination has seen of its guest since STARTED.
+// What has come by now is taken, however late it is.
 func (s *source) collectSigns(ctx context.Context) {
 	for range s.signs {
-		m, _, err := s.link.receive(ctx, kindSign, max(time.Until(s.heard.Add(signsLimit)), 0))
+		m, _, err := s.link.receive(ctx, kindSign, max(time.Until(s.heard.Add(signsLimit)), time.Nanosecond))
 		if err != nil {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -28,6 +29,44 @@ func TestSigns(t *testing.T) {
 	last := m.report.Budget[len(m.report.Budget)-2:]
 	if last[0].Name != "a breath" && last[1].Name != "a breath" || !slices.ContainsFunc(last, func(b BudgetItem) bool { return b.Name == "a word" && b.Time > 0 }) {
 		t.Errorf("the budget ends with %+v", last)
+	}
+}
+
+// TestSignsBesideDestroy: where the destroy takes longer than signs count, nothing
+// is waited for behind it, but what has come meanwhile is there.
+func TestSignsBesideDestroy(t *testing.T) {
+	m := newMove()
+	m.dst.signs = []Sign{
+		{Name: "a breath", Shown: func(context.Context) (bool, error) { return true, nil }},
+		{Name: "a word", Shown: func(context.Context) (bool, error) { return false, nil }},
+	}
+	var destroyed time.Time
+	m.src.onCall = func(method string) {
+		if method == "Destroy" {
+			time.Sleep(signsLimit + 100*time.Millisecond)
+			destroyed = time.Now()
+		}
+	}
+	m.run(t.Context(), t)
+	m.expectMoved(t)
+	if took := time.Since(destroyed); took > m.limits.WithDefaults().Undo/2 {
+		t.Errorf("it took %v after the destroy", took)
+	}
+	if last := m.report.Budget[len(m.report.Budget)-1]; last.Name != "a breath" {
+		t.Errorf("the budget ends with %+v", last)
+	}
+}
+
+// TestBudgetNames: a peer's names are printed on a terminal.
+func TestBudgetNames(t *testing.T) {
+	for name, want := range map[string]string{
+		"guest completed":         "guest completed",
+		"\x1b[2Jgone\nfaked":      "?[2Jgone?faked",
+		strings.Repeat("ä", 1000): strings.Repeat("ä", maxStepName/2),
+	} {
+		if got := stepName(name); got != want {
+			t.Errorf("%q is printed as %q, not %q", name, got, want)
+		}
 	}
 }
 

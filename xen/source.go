@@ -155,9 +155,15 @@ func (s *source) hello(ctx context.Context) error {
 	if err := s.identify(ctx); err != nil {
 		return err
 	}
+	hello, err := s.describe(ctx)
+	if err != nil {
+		return err
+	}
+	// The journal begins with the start of a guardian: not while libxl is at
+	// work, which holds locks that its child would have.
 	begun := make(chan error, 1)
 	go func() { begun <- s.begin(ctx, s.opts.Protect, s.migration) }()
-	early, err := s.introduce(ctx)
+	err = s.link.send(&message{Kind: kindHello, Hello: hello})
 	if beginErr := <-begun; beginErr != nil {
 		err = beginErr // who moves the guest already is what the user wants to know
 	}
@@ -165,7 +171,7 @@ func (s *source) hello(ctx context.Context) error {
 		return err
 	}
 	s.startPanel()
-	return s.welcomed(ctx, early)
+	return s.welcomed(ctx, hello.Early)
 }
 
 // identify says what is to be moved.
@@ -186,31 +192,32 @@ func (s *source) identify(ctx context.Context) error {
 	return nil
 }
 
-// introduce sends hello. early: the destination may build the devices while the
-// guest runs here.
-func (s *source) introduce(ctx context.Context) (early bool, err error) {
+// describe makes hello.
+func (s *source) describe(ctx context.Context) (*hello, error) {
 	info := s.report.Guest
 	if info.State != StateRunning {
-		return false, fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
+		return nil, fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
 	}
 	config := s.opts.Config
+	var err error
 	if config == nil {
 		if config, err = s.dom.Config(ctx); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
 	if s.keys, err = newKeyPair(); err != nil {
-		return false, err
+		return nil, err
 	}
-	if early, err = s.mayPrepare(ctx); err != nil {
-		return false, err
+	early, err := s.mayPrepare(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return early, s.link.send(&message{Kind: kindHello, Hello: &hello{
+	return &hello{
 		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
 		ID: s.report.ID, Host: s.report.From, Guest: info, Pages: s.dom.Pages(), Config: config,
 		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
 		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true, Signs: true,
-	}})
+	}, nil
 }
 
 // welcomed takes the answer to hello.
@@ -527,8 +534,8 @@ func (s *source) destroy(ctx context.Context) error {
 	if _, err := s.step(fallback.EventDestroyed, nil); err != nil {
 		return err
 	}
+	_ = s.link.send(&message{Kind: kindAck}) // only so that the other end knows that nobody will ask
 	s.collectSigns(ctx)
-	_ = s.link.send(&message{Kind: kindAck}) // only so that the other end need not wait
 	return nil
 }
 

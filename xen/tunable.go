@@ -84,21 +84,6 @@ func (s *source) change(c Change) error {
 	if err := s.changeAll(c); err != nil {
 		return err
 	}
-	s.panel.show(func(f *Figures) {
-		f.RateBits, f.Changes = s.opts.Pipe.RateLimit.Get(), f.Changes+1
-		if c.MaxDowntime != nil {
-			f.MaxDowntime = *c.MaxDowntime
-		}
-		if c.Compress != nil {
-			f.Compress = c.Compress.String()
-		}
-		if c.Threads != nil {
-			f.Threads = *c.Threads
-		}
-		if c.Throttle != nil {
-			f.Throttle = *c.Throttle
-		}
-	})
 	if c.Compress != nil {
 		s.report.Compress += ", then " + c.Compress.String()
 	}
@@ -138,7 +123,28 @@ func (s *source) changeAll(c Change) error {
 	if c.MaxDowntime != nil {
 		s.maxDowntime = *c.MaxDowntime
 	}
+	s.showChange(c)
 	return nil
+}
+
+// showChange shows on the panel what has been changed. s.mu is held: what ends a
+// throttle shows that as well.
+func (s *source) showChange(c Change) {
+	s.panel.show(func(f *Figures) {
+		f.RateBits, f.Changes = s.opts.Pipe.RateLimit.Get(), f.Changes+1
+		if c.MaxDowntime != nil {
+			f.MaxDowntime = *c.MaxDowntime
+		}
+		if c.Compress != nil {
+			f.Compress = c.Compress.String()
+		}
+		if c.Threads != nil {
+			f.Threads = *c.Threads
+		}
+		if c.Throttle != nil {
+			f.Throttle = *c.Throttle
+		}
+	})
 }
 
 // changeable says why something cannot be changed, or not now. s.mu is held.
@@ -172,7 +178,14 @@ func (s *source) throttle(percent int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), throttleLimit)
 	defer cancel()
 	s.throttled = true
-	return dom.Throttle(ctx, percent)
+	done := make(chan error, 1)
+	go func() { done <- dom.Throttle(ctx, percent) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done(): // a call of libxl does not hear of that
+		return fmt.Errorf("throttle the guest by %d %%: no answer from the host within %v: does xenstored hang?", percent, throttleLimit)
+	}
 }
 
 // throttleLimit bounds what is a hypercall and a note in xenstore.

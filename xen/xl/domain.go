@@ -26,6 +26,7 @@ const lockDir = "/var/run/xen"
 type domain struct {
 	h     *host
 	domid uint32
+	uuid  string
 	typ   xen.GuestType
 	pages uint64
 	lock  *os.File
@@ -40,6 +41,9 @@ type domain struct {
 	qemuStopped  bool      // from Suspend on
 	fresh        []uint64  // pages that the host and the guest share: each host has its own
 
+	throttling sync.Mutex // of Throttle, beside other methods
+	throttled  bool       // by this sender, some time
+
 	closing  sync.Once
 	closeErr error
 }
@@ -53,7 +57,7 @@ func openDomain(h *host, domid uint32) (d *domain, err error) {
 	if info.State == xen.StateDying {
 		return nil, fmt.Errorf("%w: domain %d is being destroyed", xen.ErrNoDomain, domid)
 	}
-	d = &domain{h: h, domid: domid, typ: info.Type}
+	d = &domain{h: h, domid: domid, uuid: info.UUID, typ: info.Type}
 	switch d.typ {
 	case xen.TypePVH, xen.TypePV:
 	case xen.TypeHVM:
@@ -94,7 +98,7 @@ func (d *domain) acquire() (err error) {
 	}
 	// What a killed process may have left: a subscription would make stock tools
 	// miss the guest's next suspend, a throttle would go with it to another host.
-	return errors.Join(evtchn.Unsubscribe(d.h.xc, d.domid), d.endThrottle())
+	return errors.Join(evtchn.Unsubscribe(d.h.xc, d.domid), d.h.endThrottle(d.domid, d.uuid))
 }
 
 // qemuOf returns the device model of domid. libxl gives QEMU two monitors: the
@@ -241,7 +245,7 @@ func (d *domain) release() error {
 	err := d.StopLogDirty(ctx)
 	d.qemu.release()
 	if d.store != nil {
-		err = errors.Join(err, d.endThrottle())
+		err = errors.Join(err, d.unthrottle())
 	}
 	if d.dirty != nil {
 		err = errors.Join(err, d.dirty.Close())
@@ -256,8 +260,10 @@ func (d *domain) release() error {
 }
 
 // gone tells whether the domain does not exist any more, or is about to.
-func (d *domain) gone() bool {
-	info, err := d.h.xc.Domain(d.domid)
+func (d *domain) gone() bool { return d.h.gone(d.domid) }
+
+func (h *host) gone(domid uint32) bool {
+	info, err := h.xc.Domain(domid)
 	return isGone(err) || err == nil && info.Flags.Dying()
 }
 

@@ -24,10 +24,8 @@ const dom0 = 0
 func (d *domain) Suspend(ctx context.Context) error {
 	if d.qemu != nil {
 		if err := d.qemu.hold(ctx); err != nil {
-			if ctx.Err() != nil { // the guest has not been asked, and runs on
-				err = fmt.Errorf("%w: %w", xen.ErrSuspendRefused, err)
-			}
-			return fmt.Errorf("domain %d: suspend: %w", d.domid, err)
+			// The guest has not been asked, and runs on.
+			return fmt.Errorf("domain %d: suspend: %w: %w", d.domid, xen.ErrSuspendRefused, err)
 		}
 	}
 	err := d.suspend(ctx)

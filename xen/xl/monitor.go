@@ -105,6 +105,12 @@ func (m *monitor) guard(ctx context.Context, domid uint32) (next uint32, err err
 // ended does what the configuration says for a guest that has shut down.
 func (m *monitor) ended(ctx context.Context, domid uint32, reason xenctrl.ShutdownReason) (next uint32, err error) {
 	c := m.h.ctx
+	// The configuration is read with the cap that the guest has.
+	if info, err := c.info(domid); err == nil {
+		if err := m.h.endThrottle(domid, info.UUID); err != nil {
+			m.report(err.Error()) // the guest matters more
+		}
+	}
 	cfg, err := c.retrieveConfig(domid)
 	if err != nil {
 		return 0, err

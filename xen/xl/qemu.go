@@ -81,9 +81,16 @@ func (m *qemu) stop(ctx context.Context) error {
 	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "stop", nil, nil) })
 }
 
-// cont lets QEMU run.
+// cont lets QEMU run. A held connection may have been lost since it was made: to
+// say it twice does no harm.
 func (m *qemu) cont(ctx context.Context) error {
-	return m.do(ctx, func(q *qmpClient) error { return q.execute(ctx, "cont", nil, nil) })
+	cont := func(q *qmpClient) error { return q.execute(ctx, "cont", nil, nil) }
+	held := m.held != nil
+	err := m.do(ctx, cont)
+	if err != nil && held && m.held == nil {
+		err = m.do(ctx, cont)
+	}
+	return err
 }
 
 // save returns the state of QEMU's devices as QEMU reads it at its start. QEMU

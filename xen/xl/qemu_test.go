@@ -184,6 +184,13 @@ func TestQEMUHeld(t *testing.T) {
 	if err := m.cont(t.Context()); err != nil {
 		t.Errorf("the next connection: %v", err)
 	}
+	if err := m.hold(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = m.held.conn.Close()
+	if err := m.cont(t.Context()); err != nil {
+		t.Errorf("a guest that is to run does not, as a held connection was lost: %v", err)
+	}
 	for range 2 {
 		m.release()
 	}

@@ -10,16 +10,22 @@ import "C"
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"time"
 
 	"github.com/xenferry/xenferry/xen"
 )
 
 var _ xen.Throttler = (*domain)(nil)
 
-// uncappedNode holds the cap that a domain had before it was throttled, while it
-// is. It goes with the domain, and outlives the program that has throttled it.
-func uncappedNode(domid uint32) string { return fmt.Sprintf("/libxl/%d/xenferry-cap", domid) }
+// capNote is what is kept of a guest that is throttled, in xenstore: it outlives
+// the program that has throttled it. It is found by the guest's UUID, as one that
+// reboots gets a new domid, and from libxl the cap that it had.
+type capNote struct {
+	before int // its own cap, in percent of one processor; 0 for none
+	set    int // ours; another one has been set by an admin since, and stays
+}
+
+func capPath(uuid string) string { return "/xenferry/throttled/" + uuid }
 
 // Throttle caps what the domain gets of the processors: percent below what it
 // may have now, all that its vCPUs could use or the cap that an admin has set.
@@ -27,22 +33,16 @@ func (d *domain) Throttle(_ context.Context, percent int) error {
 	if percent < 0 || percent > xen.MaxThrottle {
 		return fmt.Errorf("domain %d: throttle by %d %%: 0 to %d are possible", d.domid, percent, xen.MaxThrottle)
 	}
-	if percent == 0 {
-		return d.endThrottle()
-	}
-	now, err := d.h.ctx.schedCap(d.domid)
-	if err != nil {
-		return fmt.Errorf("throttle the guest: %w", err)
-	}
-	before, throttled, err := d.capBefore()
-	if err != nil {
+	d.throttling.Lock()
+	defer d.throttling.Unlock()
+	// A note always tells of the cap that is set, or of none: a further throttle
+	// begins with the end of the one before.
+	if err := d.h.endThrottle(d.domid, d.uuid); err != nil || percent == 0 {
 		return err
 	}
-	if !throttled {
-		before = now
-		if err := d.store.write(uncappedNode(d.domid), strconv.Itoa(before)); err != nil {
-			return err
-		}
+	before, err := d.h.ctx.schedCap(d.domid)
+	if err != nil {
+		return fmt.Errorf("throttle the guest: %w", err)
 	}
 	full := before
 	if full == 0 { // no cap
@@ -52,35 +52,79 @@ func (d *domain) Throttle(_ context.Context, percent int) error {
 		}
 		full = 100 * info.VCPUs
 	}
-	return d.h.ctx.setSchedCap(d.domid, max(full*(100-percent)/100, 1))
-}
-
-// endThrottle gives the domain its cap back, if a program of ours has taken it.
-func (d *domain) endThrottle() error {
-	before, throttled, err := d.capBefore()
-	if err != nil || !throttled {
+	set := max(full*(100-percent)/100, 1)
+	if err := d.h.ctx.xs.write(capPath(d.uuid), fmt.Sprintf("%d %d", before, set)); err != nil {
 		return err
 	}
-	if err := d.h.ctx.setSchedCap(d.domid, before); err != nil {
-		if d.gone() {
-			return nil
-		}
-		return fmt.Errorf("give the guest its processor time back: %w; try 'xl sched-credit2 -d %d -c %d'", err, d.domid, before)
-	}
-	return d.store.remove(uncappedNode(d.domid))
+	d.throttled = true
+	return d.h.ctx.setSchedCap(d.domid, set)
 }
 
-// capBefore returns the cap that a throttled domain had before, and whether it
-// is throttled.
-func (d *domain) capBefore() (before int, throttled bool, err error) {
-	text, throttled, err := d.store.read(uncappedNode(d.domid))
-	if err != nil || !throttled {
-		return 0, false, err
+// endThrottle gives a guest its cap back, if a program of ours has taken it. The
+// note of a domain that is gone stays: the guest may be back under a new domid.
+func (h *host) endThrottle(domid uint32, uuid string) error {
+	note, err := h.capNote(uuid)
+	if err != nil || note == nil {
+		return err
 	}
-	if before, err = strconv.Atoi(text); err != nil || before < 0 {
-		before = 0 // only a hand can have written that: better no cap than a guest that stays slow
+	now, err := h.ctx.schedCap(domid)
+	if err == nil && now == note.set {
+		err = h.ctx.setSchedCap(domid, note.before)
 	}
-	return before, true, nil
+	if err != nil {
+		if h.gone(domid) {
+			return nil
+		}
+		return fmt.Errorf("give the guest its processor time back: %w; try 'xl sched-credit2 -d %d -c %d'", err, domid, note.before)
+	}
+	return h.ctx.xs.remove(capPath(uuid))
+}
+
+// capNote returns the note of a guest, nil if there is none.
+func (h *host) capNote(uuid string) (*capNote, error) {
+	text, there, err := h.ctx.xs.read(capPath(uuid))
+	if err != nil || !there {
+		return nil, err
+	}
+	n := new(capNote)
+	if _, err := fmt.Sscanf(text, "%d %d", &n.before, &n.set); err != nil || n.before < 0 {
+		return new(capNote), nil // only a hand can have written that: nothing of ours to be taken back
+	}
+	return n, nil
+}
+
+// How long a guest that was throttled when it went may take to come back with
+// the cap that it had, and how often it is looked for.
+const (
+	rebootPatience = 10 * time.Second
+	rebootPoll     = 100 * time.Millisecond
+)
+
+// unthrottle ends the throttle of this sender, of a guest that has rebooted
+// meanwhile as well.
+func (d *domain) unthrottle() error {
+	d.throttling.Lock()
+	defer d.throttling.Unlock()
+	err := d.h.endThrottle(d.domid, d.uuid)
+	if err != nil || !d.throttled {
+		return err
+	}
+	for end := time.Now().Add(rebootPatience); d.h.gone(d.domid) && time.Now().Before(end); time.Sleep(rebootPoll) {
+		note, err := d.h.capNote(d.uuid)
+		if err != nil || note == nil {
+			return err
+		}
+		all, err := d.h.ctx.list()
+		if err != nil {
+			return err
+		}
+		for _, other := range all {
+			if other.UUID == d.uuid && other.Domid != d.domid {
+				return d.h.endThrottle(other.Domid, d.uuid)
+			}
+		}
+	}
+	return nil
 }
 
 // schedCap returns the domain's cap: percent of one processor, 0 for none. The
