@@ -163,7 +163,11 @@ func (s *source) hello(ctx context.Context) error {
 	// work, which holds locks that its child would have.
 	begun := make(chan error, 1)
 	go func() { begun <- s.begin(ctx, s.opts.Protect, s.migration) }()
-	err = s.link.send(&message{Kind: kindHello, Hello: hello})
+	if hello.Guest.State == StateRunning {
+		err = s.link.send(&message{Kind: kindHello, Hello: hello})
+	} else {
+		err = fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", hello.Guest.Name, hello.Guest.State)
+	}
 	if beginErr := <-begun; beginErr != nil {
 		err = beginErr // who moves the guest already is what the user wants to know
 	}
@@ -194,10 +198,6 @@ func (s *source) identify(ctx context.Context) error {
 
 // describe makes hello.
 func (s *source) describe(ctx context.Context) (*hello, error) {
-	info := s.report.Guest
-	if info.State != StateRunning {
-		return nil, fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be migrated", info.Name, info.State)
-	}
 	config := s.opts.Config
 	var err error
 	if config == nil {
@@ -214,7 +214,7 @@ func (s *source) describe(ctx context.Context) (*hello, error) {
 	}
 	return &hello{
 		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
-		ID: s.report.ID, Host: s.report.From, Guest: info, Pages: s.dom.Pages(), Config: config,
+		ID: s.report.ID, Host: s.report.From, Guest: s.report.Guest, Pages: s.dom.Pages(), Config: config,
 		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
 		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true, Signs: true,
 	}, nil
