@@ -171,7 +171,7 @@ const stuckSave = `stuck() {
 	` + ours + `xl save %[1]s /tmp/stuck 3<&- > /tmp/stuck.out 2>&1 & xl=$!
 	for i in $(seq 300); do
 		helper=$(pgrep -P $xl -f -- --save-domain)
-		xl list | grep -q "^%[1]s .* ---s--" && sleep 2 && return
+		xl list | grep -q "^%[1]s .* ---ss-" && sleep 2 && return
 		sleep 0.2
 	done
 	cat /tmp/stuck.out; exit 1
