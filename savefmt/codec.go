@@ -3,6 +3,7 @@ package savefmt
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 )
@@ -125,6 +126,16 @@ const encodeSlack = 4096
 
 // errLength: an encoded block holds more or less than its frame says.
 var errLength = errors.New("the encoded pages are not as many as the frame says")
+
+// decodeError is the error of a decoder. That its bytes end too early is wrong
+// with them, and no end of what they came in: no io.EOF gets out, which would
+// say so to the reader of that.
+func decodeError(codec string, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errLength
+	}
+	return fmt.Errorf("%s: %w", codec, err)
+}
 
 func totalLen(pieces [][]byte) int {
 	n := 0

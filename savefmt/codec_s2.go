@@ -31,7 +31,7 @@ func (c *s2Codec) Decode(dst [][]byte, src []byte, _ bool) error {
 	want := totalLen(dst)
 	n, err := s2.DecodedLen(src)
 	if err != nil {
-		return fmt.Errorf("s2: %w", err)
+		return decodeError("s2", err)
 	}
 	if n != want {
 		return fmt.Errorf("s2: %w: %d bytes, want %d", errLength, n, want)
@@ -48,7 +48,7 @@ func (c *s2Codec) Decode(dst [][]byte, src []byte, _ bool) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("s2: %w", err)
+		return decodeError("s2", err)
 	}
 	return nil
 }

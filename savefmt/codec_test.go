@@ -2,6 +2,8 @@ package savefmt
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -153,6 +155,26 @@ func TestDecodeIsBounded(t *testing.T) {
 				t.Error("a payload without its last byte was taken")
 			}
 		})
+	}
+}
+
+// TestDecodeShort: what is encoded ends too early. That is no end of the
+// connection, as io.EOF would be.
+func TestDecodeShort(t *testing.T) {
+	data := somePages(4, "text")
+	for _, name := range allMethods {
+		enc, _ := encoderAndDecoder(t, name)
+		whole, err := enc.Encode(nil, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := 0; n < len(whole); n += 1 + n/8 {
+			_, dec := encoderAndDecoder(t, name)
+			err := dec.Decode(pieces(make([]byte, len(data)), 1, 2), whole[:n], true)
+			if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Fatalf("%s, %d of %d bytes: %v", name, n, len(whole), err)
+			}
+		}
 	}
 }
 

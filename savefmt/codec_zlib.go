@@ -61,7 +61,7 @@ func (d *zlibDecoder) Decode(dst [][]byte, src []byte, _ bool) error {
 	}
 	if err != nil {
 		d.r = nil
-		return fmt.Errorf("zlib: %w", err)
+		return decodeError("zlib", err)
 	}
 	var past [1]byte
 	if n, err := d.r.Read(past[:]); n != 0 || err != io.EOF || d.in.Len() != 0 {

@@ -88,7 +88,7 @@ func (d *zstdDecoder) Decode(dst [][]byte, src []byte, fresh bool) error {
 	d.in.r.Reset(src)
 	if fresh {
 		if err := d.dec.Reset(&d.in); err != nil {
-			return fmt.Errorf("zstd: %w", err)
+			return decodeError("zstd", err)
 		}
 		d.fresh = true
 	}
@@ -98,7 +98,7 @@ func (d *zstdDecoder) Decode(dst [][]byte, src []byte, fresh bool) error {
 	for _, piece := range dst {
 		if _, err := io.ReadFull(d.dec, piece); err != nil {
 			d.fresh = false
-			return fmt.Errorf("zstd: %w", err)
+			return decodeError("zstd", err)
 		}
 	}
 	if d.in.r.Len() != 0 {

@@ -76,18 +76,29 @@ var errBlockSize = errors.New("it has another size when decoded than it claims")
 // unpackBlock decodes src, which may be anything, into dst, all of which it
 // must fill. It allocates no more than dst's size over again.
 func unpackBlock(c BlockCodec, dst, src []byte) error {
+	err := decodeBlock(c, dst, src)
+	if errors.Is(err, errLength) { // which is about frames
+		return errBlockSize
+	}
+	return err
+}
+
+func decodeBlock(c BlockCodec, dst, src []byte) error {
 	switch c {
 	case BlockRaw:
 		if copy(dst, src) != len(dst) || len(src) != len(dst) {
-			return errBlockSize
+			return errLength
 		}
 		return nil
 	case BlockZstd:
 		out, err := blockZstdDecoder().DecodeAll(src, dst[:0:len(dst)])
 		if err == nil && (len(out) != len(dst) || &out[0] != &dst[0]) {
-			err = errBlockSize
+			err = errLength
 		}
-		return err
+		if err != nil {
+			return decodeError("zstd", err)
+		}
+		return nil
 	}
 	dec, err := NewDecoder(Codec(c))
 	if err != nil {

@@ -46,7 +46,7 @@ func Unpack(r io.Reader) (io.Reader, *Unpacker, error) {
 	}
 	in := newInput(r)
 	magic, err := in.r.Peek(len(containerMagic))
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && err != io.EOF {
 		return nil, nil, err
 	}
 	if string(magic) != containerMagic {
@@ -106,7 +106,7 @@ func (u *Unpacker) WriteTo(w io.Writer) (total int64, err error) {
 			}
 		}
 		if u.err != nil {
-			if errors.Is(u.err, io.EOF) {
+			if u.err == io.EOF { // itself: a right end mark
 				return total, nil
 			}
 			return total, u.err
@@ -157,7 +157,7 @@ func (u *Unpacker) readBlocks(size int) {
 		if err != nil {
 			var ours *ContainerError
 			var outside *outsideError
-			if !errors.Is(err, io.EOF) && !errors.As(err, &ours) && !errors.As(err, &outside) {
+			if err != io.EOF && !errors.As(err, &ours) && !errors.As(err, &outside) {
 				err = &ContainerError{Part: fmt.Sprintf("block %d", end.blocks), Offset: at, Err: err}
 			}
 			promise <- unpacked{err: err, bytes: u.in.at}

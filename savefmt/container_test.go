@@ -188,6 +188,84 @@ func TestContainerBlockMissing(t *testing.T) {
 	}
 }
 
+// crafted is a block whose checksums are right, whatever its stored bytes are.
+type crafted struct {
+	codec       BlockCodec
+	raw, stored []byte
+}
+
+// craft makes a container of blocks, with an end mark that is right for them
+// if it is to have one.
+func craft(ended bool, blocks ...crafted) []byte {
+	b, end := putContainerHead(), containerEnd{}
+	for i, c := range blocks {
+		h := block{
+			codec: c.codec, index: uint32(i), raw: uint32(len(c.raw)), stored: uint32(len(c.stored)),
+			rawCRC: Checksum(c.raw), storedCRC: Checksum(c.stored),
+		}
+		var head [blockHead]byte
+		h.put(head[:])
+		b = append(append(b, head[:]...), c.stored...)
+		end.bytes, end.blocks, end.chain = end.bytes+uint64(len(c.raw)), end.blocks+1, extendChecksum(end.chain, head[:])
+	}
+	if ended {
+		b = append(b, end.put()...)
+	}
+	return b
+}
+
+// expectBadBlock reads a container in every way: each must name block 1.
+func expectBadBlock(t *testing.T, b []byte) {
+	t.Helper()
+	_, _, read := unpackAll(b)
+	_, verified := Verify(bytes.NewReader(b))
+	for name, err := range map[string]error{"Read": read, "WriteTo": copyOut(b), "Verify": verified} {
+		var where *ContainerError
+		if !errors.As(err, &where) || where.Part != "block 1" || errors.Is(err, ErrTruncated) {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+}
+
+// copyOut reads a container block by block.
+func copyOut(b []byte) error {
+	r, u, err := Unpack(bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	_, err = io.Copy(io.Discard, r)
+	return err
+}
+
+// TestContainerShortBlock: a block whose encoding ends too early is no end of
+// the container, neither behind a whole guest nor in the middle of one.
+func TestContainerShortBlock(t *testing.T) {
+	guest := hvmGuest("hvm", 3).bytes(t)
+	data := testData(5000)
+	for codec := BlockS2; codec.known(); codec++ {
+		whole, err := packBlock(codec, nil, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nothing, _ := packBlock(codec, nil, nil)
+		if len(nothing) == 0 { // zstd
+			nothing = whole[:1]
+		}
+		for n := 0; n < len(whole); n += 1 + n/8 {
+			bad := crafted{codec, data, whole[:n]}
+			if n == 0 {
+				bad.stored = nothing
+			}
+			for _, first := range [][]byte{guest, guest[:len(guest)/2]} {
+				before := crafted{BlockRaw, first, first}
+				expectBadBlock(t, craft(false, before, bad))
+				expectBadBlock(t, craft(true, before, bad, before))
+			}
+		}
+	}
+}
+
 // failAfter fails when that many bytes have been written.
 type failAfter struct{ left int }
 

@@ -2,6 +2,7 @@ package savefmt
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"testing"
 )
@@ -153,6 +154,49 @@ func FuzzUnpackBlock(f *testing.F) {
 		}
 		if err != nil || !bytes.Equal(again, dst) {
 			t.Fatalf("decoded bytes do not survive their own codec: %v", err)
+		}
+	})
+}
+
+// FuzzCraftedBlock puts a block with any stored bytes behind a guest, in a
+// container whose checksums are right. It is handed out if it can be decoded,
+// and named if it cannot, and never ends a container that has no end mark.
+func FuzzCraftedBlock(f *testing.F) {
+	for codec := range blockCodecs {
+		stored, err := packBlock(BlockCodec(codec), nil, testData(5000))
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, n := range []int{len(stored), len(stored) / 2, 2} {
+			f.Add(uint8(codec), uint32(4999), stored[:n])
+		}
+		if nothing, _ := packBlock(BlockCodec(codec), nil, nil); len(nothing) > 0 {
+			f.Add(uint8(codec), uint32(4999), nothing)
+		}
+	}
+	guest := hvmGuest("hvm", 1).bytes(f)
+	f.Fuzz(func(t *testing.T, codec uint8, size uint32, stored []byte) {
+		raw := make([]byte, size%MaxBlock+1)
+		if len(stored) == 0 || len(stored) > len(raw) || len(raw) > DefaultBlock || !BlockCodec(codec).known() {
+			return // refused before it is decoded
+		}
+		good := unpackBlock(BlockCodec(codec), raw, stored) == nil
+		blocks := []crafted{{BlockRaw, guest, guest}, {BlockCodec(codec), raw, stored}}
+		if !good {
+			expectBadBlock(t, craft(false, blocks...))
+			expectBadBlock(t, craft(true, blocks...))
+			return
+		}
+		out, _, err := unpackAll(craft(true, blocks...))
+		if err != nil || !bytes.Equal(out, append(bytes.Clone(guest), raw...)) {
+			t.Fatalf("of a block that can be decoded %d bytes came: %v", len(out), err)
+		}
+		cut := craft(false, blocks...)
+		if _, _, err := unpackAll(cut); !errors.Is(err, ErrTruncated) || copyOut(cut) == nil {
+			t.Fatalf("without an end mark: %v", err)
+		}
+		if _, err := Verify(bytes.NewReader(craft(true, blocks...))); err == nil {
+			t.Fatal("what follows the guest was accepted")
 		}
 	})
 }

@@ -2,7 +2,6 @@ package savefmt
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 )
@@ -38,7 +37,7 @@ func (in *InnerReader) Read(b []byte) (int, error) {
 	}
 	n, err := in.r.Read(b)
 	in.pass(b[:n])
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 		if in.ended {
 			err = nil // it is said with the next Read

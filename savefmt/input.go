@@ -39,10 +39,10 @@ func (in *input) passed(b []byte, err error) error {
 			return &outsideError{writeErr}
 		}
 	}
-	switch {
-	case err == nil:
+	switch err {
+	case nil:
 		return nil
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case io.EOF, io.ErrUnexpectedEOF: // themselves: inside another error they say something else
 		return ErrTruncated
 	}
 	return &outsideError{err}
@@ -120,11 +120,11 @@ func (in *input) atEnd() error {
 		return nil
 	}
 	_, err := in.r.ReadByte()
-	switch {
-	case errors.Is(err, io.EOF):
+	switch err {
+	case io.EOF:
 		return nil
-	case err != nil:
-		return &outsideError{err}
+	case nil:
+		return errors.New("something follows the end of the saved guest")
 	}
-	return errors.New("something follows the end of the saved guest")
+	return &outsideError{err}
 }

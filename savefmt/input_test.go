@@ -3,6 +3,7 @@ package savefmt
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -58,6 +59,19 @@ func TestOutsideErrors(t *testing.T) {
 			if len(saved) == len(stock) {
 				expectOutside(t, name+", written", err)
 			}
+		}
+	}
+}
+
+// TestOutsideEOF: an error of the source that has io.EOF in it is none of the
+// ends that a saved guest may have.
+func TestOutsideEOF(t *testing.T) {
+	stock := hvmGuest("hvm", 3).bytes(t)
+	lost := fmt.Errorf("%w: %w", errBroken, io.EOF)
+	for name, saved := range map[string][]byte{"stock": stock, "container": packAll(t, BlockS2, stock)} {
+		for _, n := range []int{100, len(saved)} {
+			_, err := Verify(io.MultiReader(bytes.NewReader(saved[:n]), iotest.ErrReader(lost)))
+			expectOutside(t, name, err)
 		}
 	}
 }

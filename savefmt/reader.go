@@ -106,7 +106,7 @@ func (r *Reader) open() error {
 	r.box, r.in = box, newInput(plain)
 	r.in.copy = copied
 	magic, err := r.in.r.Peek(8)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && err != io.EOF {
 		return err
 	}
 	switch {

@@ -64,7 +64,7 @@ func (v *verifier) run() error {
 	}
 	for {
 		item, err := v.r.Next()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF {
 			return v.end()
 		}
 		if err == nil {

@@ -146,6 +146,40 @@ func TestHostileCopies(t *testing.T) {
 	}
 }
 
+// TestShortPayload: a payload that is shorter than its pages is damage, and not
+// the end of the connection, after which both ends would try again.
+func TestShortPayload(t *testing.T) {
+	for _, method := range []string{"s2", "zstd", "zlib"} {
+		t.Run(method, func(t *testing.T) {
+			m, err := savefmt.ParseMethod(method)
+			if err != nil {
+				t.Fatal(err)
+			}
+			enc, err := savefmt.NewEncoder(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			payload, err := enc.Encode(nil, bytes.Repeat([]byte("a page"), PageSize)[:PageSize])
+			if err != nil {
+				t.Fatal(err)
+			}
+			payload = payload[:len(payload)/2]
+			table := savefmt.AppendTable(nil, []savefmt.PageEntry{savefmt.NewPageEntry(0, savefmt.ContentData, 3)}, []uint32{0})
+			h := savefmt.Header{
+				Type: savefmt.FramePages, Codec: m.Codec, Flags: savefmt.FlagFresh,
+				Count: 1, Length: uint32(len(payload)), BodyCRC: savefmt.Checksum(table),
+			}
+			head := make([]byte, savefmt.HeaderSize)
+			h.Put(head)
+			in := &fakeIncoming{h: &fakeHost{}, mem: make([]byte, 100*PageSize)}
+			err = newPageReader(newMemory(in, 100), newBarrier(t.Context(), 1)).serve(frames(head, table, payload))
+			if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrPeerLost) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 // nullWriter is a connection that takes everything.
 type nullWriter struct{}
 

@@ -350,7 +350,7 @@ func (r *restore) loadBatch() error {
 func (r *restore) finish(ctx context.Context) error {
 	for {
 		item, err := r.in.Next()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF {
 			break
 		}
 		if err == nil {
