@@ -48,6 +48,38 @@ func (in *input) passed(b []byte, err error) error {
 	return &outsideError{err}
 }
 
+// endHolder passes on what an input reads, but for the last record header,
+// which it holds until the next piece comes. A saved guest ends with the header
+// of END: without it its copy is visibly cut off.
+type endHolder struct {
+	w    io.Writer
+	held []byte
+}
+
+func (e *endHolder) Write(b []byte) (int, error) {
+	if len(b) == 0 { // the body of END
+		return 0, nil
+	}
+	if err := e.release(); err != nil {
+		return 0, err
+	}
+	if len(b) <= recordHeaderSize {
+		e.held = append(e.held, b...)
+		return len(b), nil
+	}
+	return e.w.Write(b)
+}
+
+// release passes on what is held: the guest is whole.
+func (e *endHolder) release() error {
+	if len(e.held) == 0 {
+		return nil
+	}
+	_, err := e.w.Write(e.held)
+	e.held = e.held[:0]
+	return err
+}
+
 // outsideError is what the source of a saved guest, or the target of its copy,
 // has said: the guest itself is not to blame.
 type outsideError struct{ err error }

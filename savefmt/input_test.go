@@ -42,6 +42,37 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+// TestNothingWholeOfBadInput: where the end of the input shows that it is bad,
+// its copy has no end.
+func TestNothingWholeOfBadInput(t *testing.T) {
+	odd := hvmGuest("hvm", 3)
+	odd.model = nil
+	inner := hvmGuest("hvm", 3)
+	inner.head.Outer = LayerLibxc
+	good := hvmGuest("hvm", 3).bytes(t)
+	for name, bad := range map[string][]byte{
+		"without a device model": odd.bytes(t),
+		"something follows":      append(bytes.Clone(good), 0),
+		"something follows END":  append(inner.bytes(t), 0),
+		"container without end":  craft(false, crafted{BlockRaw, good, good}),
+		"block behind the guest": craft(true, crafted{BlockRaw, good, good}, crafted{BlockRaw, []byte{0}, []byte{0}}),
+	} {
+		for _, slow := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.OneByteReader} {
+			var copied bytes.Buffer
+			if _, err := VerifyCopy(slow(bytes.NewReader(bad)), &copied); err == nil {
+				t.Fatalf("%s: accepted", name)
+			}
+			if _, err := Verify(&copied); !errors.Is(err, ErrTruncated) {
+				t.Errorf("%s: the copy is not cut off: %v", name, err)
+			}
+		}
+	}
+	var copied bytes.Buffer
+	if _, err := VerifyCopy(bytes.NewReader(good), &copied); err != nil || !bytes.Equal(copied.Bytes(), good) {
+		t.Errorf("of %d good bytes %d were copied: %v", len(good), copied.Len(), err)
+	}
+}
+
 // TestOutsideErrors: that a source cannot be read, or a copy not be written, is
 // not called damage of the guest.
 func TestOutsideErrors(t *testing.T) {

@@ -36,12 +36,13 @@ type Summary struct {
 func Verify(r io.Reader) (*Summary, error) { return VerifyCopy(r, nil) }
 
 // VerifyCopy is Verify that writes the guest's stock bytes to w on the way,
-// those in front of an error too. Nothing that follows the guest is written.
+// those in front of an error too, but the last of them only when all is right:
+// the copy of a guest that is refused has no END. Nothing that follows the guest
+// is written.
 func VerifyCopy(r io.Reader, w io.Writer) (*Summary, error) {
 	v := &verifier{r: NewReader(r)}
-	v.r.in.copy = w
 	defer v.r.Close()
-	err := v.run()
+	err := v.runCopy(w)
 	v.sum.Bytes, v.sum.Container = v.r.in.at, v.r.Container()
 	return &v.sum, err
 }
@@ -55,6 +56,21 @@ type verifier struct {
 
 	emulator bool
 	vcpus    map[uint32]bool
+}
+
+func (v *verifier) runCopy(w io.Writer) error {
+	if w == nil {
+		return v.run()
+	}
+	end := &endHolder{w: w}
+	v.r.in.copy = end
+	if err := v.run(); err != nil {
+		return err
+	}
+	if err := end.release(); err != nil {
+		return &outsideError{err}
+	}
+	return nil
 }
 
 func (v *verifier) run() error {
