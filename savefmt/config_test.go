@@ -42,19 +42,3 @@ func TestPageLimit(t *testing.T) {
 		expect(t, err, want)
 	}
 }
-
-// TestSparsePages: pages far from each other cost no more than they bring.
-func TestSparsePages(t *testing.T) {
-	const n = 2000
-	allocated := allocatedBy(func() {
-		var s pfnSet
-		for i := range uint64(n) {
-			if pfn := i << 20; !s.add(pfn) || s.add(pfn) {
-				t.Fatalf("pfn %#x", pfn)
-			}
-		}
-	})
-	if allocated > n*pageSize/4 {
-		t.Errorf("%d bytes for %d pages", allocated, n)
-	}
-}
