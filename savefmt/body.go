@@ -2,6 +2,7 @@ package savefmt
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 )
@@ -44,7 +45,7 @@ var bodyRules = map[uint32]bodyRule{
 	RecHVMParams:     {min: paramsHead, max: paramsHead + maxParams*paramSize, check: checkHVMParams},
 	RecCPUIDPolicy:   {min: cpuidLeafSize, max: maxPolicy, unit: cpuidLeafSize},
 	RecMSRPolicy:     {min: msrEntrySize, max: maxPolicy, unit: msrEntrySize},
-	RecSimContext:    {min: 1, max: maxSimContext},
+	RecSimContext:    {min: 1, max: maxSimContext, check: checkSimContext},
 }
 
 // checkSize checks what a record's header claims, before anything of it is
@@ -86,6 +87,26 @@ func checkP2MFrames(b []byte) error {
 	first, last := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
 	if first > last {
 		return fmt.Errorf("the range of pfns %#x to %#x is empty", first, last)
+	}
+	return nil
+}
+
+// checkP2MCount checks that a P2M_FRAMES record has as many frames as Xen's own
+// reader wants: one for each page of the guest's p2m table that has entries of
+// the range. An entry has the width of the guest.
+func checkP2MCount(b []byte, width byte) error {
+	first, last := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:])
+	entries := pageSize / uint32(width)
+	got, want := uint32(len(b)-p2mHeadSize)/8, last/entries-first/entries+1
+	if got != want {
+		return fmt.Errorf("it has %d frames for the pfns %#x to %#x, want %d", got, first, last, want)
+	}
+	return nil
+}
+
+func checkSimContext(b []byte) error {
+	if !json.Valid(b) {
+		return errors.New("it is no JSON")
 	}
 	return nil
 }

@@ -67,6 +67,7 @@ type order struct {
 	version uint32
 	section section
 	seen    map[uint32]bool
+	width   byte // of a PV guest, from PV_INFO
 }
 
 func newOrder(kind GuestKind, version uint32) *order {
@@ -108,6 +109,18 @@ func (o *order) next(typ uint32) error {
 		o.section = secMemory
 	}
 	o.seen[typ] = true
+	return nil
+}
+
+// body takes the body of the record that next has let pass, for what one record
+// says of another.
+func (o *order) body(typ uint32, body []byte) error {
+	switch typ {
+	case RecPVInfo:
+		o.width = body[0]
+	case RecPVP2MFrames:
+		return checkP2MCount(body, o.width)
+	}
 	return nil
 }
 

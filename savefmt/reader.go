@@ -298,6 +298,9 @@ func (r *Reader) libxcRecord() (Item, error) {
 			err = r.optional(&item)
 		default:
 			err = r.body(&item, bodyRules[item.Type])
+			if err == nil {
+				err = r.order.body(item.Type, item.Body)
+			}
 		}
 	}
 	if item.Type == RecEnd && err == nil {

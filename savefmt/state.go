@@ -1,6 +1,7 @@
 package savefmt
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -12,6 +13,9 @@ type State struct {
 	recs []Record
 	at   map[uint64]int // where in recs, by stateKey
 	size int            // bytes of their bodies
+	// params is where each parameter is in the body of HVM_PARAMS; nil until
+	// there is a second such record.
+	params map[uint64]int
 }
 
 // maxState bounds the bodies of all records together: 2000 vCPUs of a PV guest
@@ -32,7 +36,7 @@ func (s *State) Add(r Record, offset int64) error {
 		at = len(s.recs)
 		s.at[key], s.recs = at, append(s.recs, Record{Type: r.Type})
 	case r.Type == RecHVMParams:
-		r.Body = mergedParams(s.recs[at].Body, r.Body)
+		r.Body = s.mergeParams(s.recs[at].Body, r.Body)
 	}
 	s.size += len(r.Body) - len(s.recs[at].Body)
 	s.recs[at].Body = r.Body
@@ -60,20 +64,27 @@ func stateKey(r Record) uint64 {
 	return key
 }
 
-// mergedParams returns the parameters of two HVM_PARAMS records, those of the
-// second where both have one.
-func mergedParams(old, more []byte) []byte {
-	later := map[uint64]bool{}
-	for at := paramsHead; at < len(more); at += paramSize {
-		later[binary.LittleEndian.Uint64(more[at:])] = true
-	}
-	merged := make([]byte, paramsHead, len(old)+len(more))
-	for at := paramsHead; at < len(old); at += paramSize {
-		if !later[binary.LittleEndian.Uint64(old[at:])] {
-			merged = append(merged, old[at:at+paramSize]...)
+// mergeParams adds the parameters of a further HVM_PARAMS record to those that
+// are there, and takes its value where both have one. It costs what the further
+// record has: there may be many small ones.
+func (s *State) mergeParams(body, more []byte) []byte {
+	le := binary.LittleEndian
+	if s.params == nil {
+		s.params = map[uint64]int{}
+		body = bytes.Clone(body)
+		for at := paramsHead; at < len(body); at += paramSize {
+			s.params[le.Uint64(body[at:])] = at
 		}
 	}
-	merged = append(merged, more[paramsHead:]...)
-	binary.LittleEndian.PutUint32(merged, uint32((len(merged)-paramsHead)/paramSize))
-	return merged
+	for at := paramsHead; at < len(more); at += paramSize {
+		param := more[at : at+paramSize]
+		if old, known := s.params[le.Uint64(param)]; known {
+			copy(body[old:], param)
+			continue
+		}
+		s.params[le.Uint64(param)] = len(body)
+		body = append(body, param...)
+	}
+	le.PutUint32(body, uint32((len(body)-paramsHead)/paramSize))
+	return body
 }

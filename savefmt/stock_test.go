@@ -287,6 +287,42 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// TestP2MFrames: as many frames as Xen's own reader wants, which depends on the
+// width of the guest.
+func TestP2MFrames(t *testing.T) {
+	_, state := pvRecords()
+	page := Record{RecPageData, append(u32s(1, 0, 5, 0), make([]byte, pageSize)...)}
+	for _, tt := range []struct {
+		width       byte
+		first, last uint32
+		frames      int
+		want        string
+	}{
+		{8, 0, 511, 1, ""},
+		{8, 0, 512, 2, ""},
+		{8, 511, 512, 2, ""},
+		{4, 0, 1023, 1, ""},
+		{8, 0, 1023, 1, "it has 1 frames for the pfns 0x0 to 0x3ff, want 2"},
+		{4, 0, 1023, 2, "want 1"},
+		{8, 0, 1<<32 - 1, 1, "want 8388608"},
+	} {
+		p2m := Record{RecPVP2MFrames, append(u32s(tt.first, tt.last), make([]byte, 8*tt.frames)...)}
+		_, err := Verify(bytes.NewReader(rawStream(KindPV, 3, Record{RecPVInfo, []byte{tt.width, 4, 0, 0, 0, 0, 0, 0}},
+			Record{RecStaticDataEnd, nil}, p2m, page, state[0], state[1], state[2], Record{RecEnd, nil})))
+		expect(t, err, tt.want)
+	}
+}
+
+// TestSimContext: JSON, as it says.
+func TestSimContext(t *testing.T) {
+	page := Record{RecPageData, append(u32s(1, 0, 5, 0), make([]byte, pageSize)...)}
+	for context, want := range map[string]string{`{"a":1}`: "", `{"a":1`: "no JSON", "\x01": "no JSON"} {
+		_, err := Verify(bytes.NewReader(rawStream(KindSim, 3, Record{RecStaticDataEnd, nil}, page,
+			Record{RecSimContext, []byte(context)}, Record{RecEnd, nil})))
+		expect(t, err, want)
+	}
+}
+
 func expect(t *testing.T, err error, want string) {
 	t.Helper()
 	var where *FormatError
@@ -307,6 +343,17 @@ func TestVersion2(t *testing.T) {
 	end := Record{RecEnd, nil}
 	_, err := Verify(bytes.NewReader(rawStream(KindHVM, 2, page, testTSC(), hvm, testParams(), page, end)))
 	expect(t, err, "")
+	many := func(first uint64) Record {
+		var values []uint64
+		for i := range uint64(600) {
+			values = append(values, first+i, 0)
+		}
+		return params(values...)
+	}
+	_, err = Verify(bytes.NewReader(rawStream(KindHVM, 2, page, testTSC(), hvm, many(0), many(400), end)))
+	expect(t, err, "")
+	_, err = Verify(bytes.NewReader(rawStream(KindHVM, 2, page, testTSC(), hvm, many(0), many(600), end)))
+	expect(t, err, "with those before it, it has 19208 bytes")
 	_, err = Verify(bytes.NewReader(rawStream(KindHVM, 2, Record{RecStaticDataEnd, nil})))
 	expect(t, err, "no such record in version 2")
 	_, err = Verify(bytes.NewReader(rawStream(KindHVM, 4)))
@@ -386,6 +433,10 @@ func TestConfigMustFit(t *testing.T) {
 	expect(t, err, "without an EMULATOR_CONTEXT")
 	_, err = Verify(bytes.NewReader(hvmGuest("pv", 3).bytes(t)))
 	expect(t, err, `of type "pv"`)
+	g = hvmGuest("pvh", 3)
+	g.head.Config = bytes.Replace(g.head.Config, []byte("db1"), nil, 1)
+	_, err = Verify(bytes.NewReader(g.bytes(t)))
+	expect(t, err, "the guest has no name")
 }
 
 // TestLyingLength: a length that is a lie must not cost its memory.

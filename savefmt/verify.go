@@ -54,6 +54,7 @@ type verifier struct {
 	sum  Summary
 	data pfnSet // pfns whose contents have come
 
+	old      State // of version 2, as restore gathers it
 	emulator bool
 	vcpus    map[uint32]bool
 }
@@ -105,6 +106,9 @@ func (v *verifier) open() error {
 		return nil
 	}
 	conf, err := ParseGuestConfig(head.Kind, head.Config)
+	if err == nil && conf.Name == "" {
+		err = errors.New("guest configuration: the guest has no name")
+	}
 	if err != nil {
 		return v.r.fail(LayerXL, "configuration", xlHeaderSize, err)
 	}
@@ -121,6 +125,11 @@ func (v *verifier) record(item Item) error {
 		return nil
 	}
 	v.sum.Records[name]++
+	if v.head.Version < libxcVersion && rules[item.Type].section == secState {
+		if err := v.old.Add(Record{Type: item.Type, Body: item.Body}, item.Offset); err != nil {
+			return err
+		}
+	}
 	switch item.Type {
 	case RecPageData:
 		return v.r.fail(item.Layer, name, item.Offset, v.pages(item.Pages))

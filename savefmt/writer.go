@@ -67,6 +67,9 @@ func (w *Writer) Record(r Record) error {
 	if err == nil {
 		err = rule.checkBody(r.Body)
 	}
+	if err == nil {
+		err = w.order.body(r.Type, r.Body)
+	}
 	if err != nil {
 		return w.fail(fmt.Errorf("saved guest: %s record: %w", RecordName(LayerLibxc, r.Type), err))
 	}
