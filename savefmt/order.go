@@ -67,6 +67,7 @@ type order struct {
 	version uint32
 	section section
 	seen    map[uint32]bool
+	again   bool // pages have come after VERIFY
 	width   byte // of a PV guest, from PV_INFO
 }
 
@@ -108,6 +109,7 @@ func (o *order) next(typ uint32) error {
 	if typ == RecStaticDataEnd {
 		o.section = secMemory
 	}
+	o.again = o.again || typ == RecPageData && o.seen[RecVerify]
 	o.seen[typ] = true
 	return nil
 }
@@ -147,6 +149,9 @@ func (o *order) end() error {
 		if !o.seen[typ] {
 			return fmt.Errorf("the stream of a %s guest ends without a %s record", o.kind, RecordName(LayerLibxc, typ))
 		}
+	}
+	if o.seen[RecVerify] && !o.again {
+		return errors.New("no PAGE_DATA record follows VERIFY: there is no second copy to compare")
 	}
 	o.section = secEnded
 	return nil

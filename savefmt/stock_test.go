@@ -263,6 +263,8 @@ func TestStrict(t *testing.T) {
 		{"toolstack", with(3, Record{RecToolstack, nil}), "deprecated"},
 		{"end with a body", []Record{static, page, testTSC(), testParams(), hvm, {RecEnd, []byte{1}}}, "has 1 bytes, want 0"},
 		{"verify before pages", with(1, Record{RecVerify, nil}), "no PAGE_DATA record before it"},
+		{"verify and pages again", with(2, Record{RecVerify, nil}, page), ""},
+		{"verify and no pages", with(2, Record{RecVerify, nil}), "no PAGE_DATA record follows VERIFY"},
 		{"TSC too short", []Record{static, page, {RecTSCInfo, u32s(1)}}, "has 4 bytes, want 24"},
 		{"TSC reserved", []Record{static, page, {RecTSCInfo, u32s(1, 2, 3, 4, 5, 6)}}, "reserved fields"},
 		{"params count", []Record{static, page, {RecHVMParams, u32s(2, 0, 1, 0, 2, 0)}}, "2 params in 24 bytes"},
