@@ -215,16 +215,23 @@ func (r *restore) protect(ctx context.Context, uuid string) error {
 
 // restoreSpec makes the Spec of a saved guest.
 func restoreSpec(h savefmt.Head) (spec Spec, uuid string, err error) {
-	conf, err := savefmt.ParseGuestConfig(h.Kind, h.Config)
+	spec, conf, err := configSpec(h.Kind, h.Config)
+	return spec, conf.UUID, err
+}
+
+// configSpec makes the Spec of a guest of that kind with that configuration.
+func configSpec(kind savefmt.GuestKind, config []byte) (Spec, savefmt.GuestConfig, error) {
+	conf, err := savefmt.ParseGuestConfig(kind, config)
+	if err == nil && conf.Name == "" {
+		err = errors.New("guest configuration: the guest has no name")
+	}
 	if err != nil {
-		return spec, "", err
+		return Spec{}, conf, err
 	}
-	spec = Spec{Config: h.Config, Name: conf.Name, Type: GuestType(conf.Type), MemKiB: conf.MemKiB, Domid: conf.Domid}
-	if conf.Name == "" {
-		return spec, "", errors.New("guest configuration: the guest has no name")
-	}
-	spec.Pages = conf.PageLimit()
-	return spec, conf.UUID, nil
+	return Spec{
+		Config: config, Name: conf.Name, Type: GuestType(conf.Type), Pages: conf.PageLimit(),
+		MemKiB: conf.MemKiB, Domid: conf.Domid,
+	}, conf, nil
 }
 
 // load takes the libxc stream, up to its END.

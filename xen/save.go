@@ -30,6 +30,13 @@ type Pauser interface {
 	ResumePaused(ctx context.Context) error
 }
 
+// ConfigChecker is a Domain that can tell why it could not be built from
+// another configuration than its own: what its kind of host asks for, beyond
+// what checkConfig does.
+type ConfigChecker interface {
+	CheckConfig(ctx context.Context, config []byte) error
+}
+
 // SaveTarget is where a saved guest is written to.
 type SaveTarget interface {
 	io.Writer
@@ -220,9 +227,12 @@ func (s *save) hello(ctx context.Context) error {
 		return fmt.Errorf("%w: this host cannot leave a guest paused", ErrUnsupported)
 	}
 	if s.opts.Config == nil {
-		if s.opts.Config, err = s.dom.Config(ctx); err != nil {
-			return err
-		}
+		s.opts.Config, err = s.dom.Config(ctx)
+	} else {
+		err = checkConfig(ctx, s.dom, info, s.opts.Config)
+	}
+	if err != nil {
+		return err
 	}
 	m := fallback.Migration{
 		ID: newID(), Side: fallback.SideSource, Began: time.Now(),
@@ -238,6 +248,35 @@ func (s *save) hello(ctx context.Context) error {
 // guestKinds are the kinds in a stream's header by the type of the guest.
 var guestKinds = map[GuestType]savefmt.GuestKind{
 	TypePV: savefmt.KindPV, TypePVH: savefmt.KindHVM, TypeHVM: savefmt.KindHVM, TypeSim: savefmt.KindSim,
+}
+
+// sparedKiB is more than what Xen counts as a guest's memory beside what its
+// configuration calls so: pages for video, rings and firmware.
+const sparedKiB = 32 << 10
+
+// checkConfig refuses a configuration that was given and that the guest could
+// not be restored with: it is about to live on in the file only.
+func checkConfig(ctx context.Context, dom Domain, info DomainInfo, config []byte) error {
+	spec, conf, err := configSpec(guestKinds[info.Type], config)
+	switch {
+	case err != nil:
+	case spec.Type != info.Type:
+		err = fmt.Errorf("it is for a guest of type %s, this one is of type %s", spec.Type, info.Type)
+	case spec.Type != TypePV && spec.Pages < dom.Pages(): // the pages of a PV guest do not tell its size
+		err = fmt.Errorf("it is of a smaller guest: it allows %#x pages, this one has %#x", spec.Pages, dom.Pages())
+	case info.MemKiB > conf.MaxKiB+sparedKiB:
+		err = fmt.Errorf("it is of a smaller guest: it allows %d KiB of memory, this one has %d", conf.MaxKiB, info.MemKiB)
+	case conf.VCPUMax < info.VCPUs:
+		err = fmt.Errorf("it is of a smaller guest: it allows %d vCPUs, this one has %d", conf.VCPUMax, info.VCPUs)
+	default:
+		if checker, ok := dom.(ConfigChecker); ok {
+			err = checker.CheckConfig(ctx, config)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the guest could not be restored with the configuration that was given: %w", err)
+	}
+	return nil
 }
 
 // start writes the headers.

@@ -17,7 +17,8 @@ import (
 // savedDomain is a fakeDomain whose state is that of a PVH or HVM guest.
 type savedDomain struct {
 	*fakeDomain
-	typ GuestType
+	typ   GuestType
+	vcpus int
 }
 
 // savedHost is a fakeHost that is a Xen host and builds savedIncomings.
@@ -69,7 +70,7 @@ func (in *savedIncoming) Finish(ctx context.Context, recs []savefmt.Record) erro
 
 func (d *savedDomain) Info(ctx context.Context) (DomainInfo, error) {
 	info, err := d.fakeDomain.Info(ctx)
-	info.Type = d.typ
+	info.Type, info.VCPUs = d.typ, d.vcpus
 	return info, err
 }
 
@@ -127,7 +128,7 @@ func (m *memoryTarget) Commit() error {
 
 func newSaved(typ GuestType) (*savedHost, *savedDomain) {
 	h := &savedHost{fakeHost: &fakeHost{name: "alpha"}}
-	return h, &savedDomain{newFakeDomain(h.fakeHost, savedPages), typ}
+	return h, &savedDomain{newFakeDomain(h.fakeHost, savedPages), typ, 1}
 }
 
 func TestSaveAndRestore(t *testing.T) {
@@ -291,6 +292,68 @@ func TestSaveCancelled(t *testing.T) {
 		t.Errorf("%v, guest %s", err, dom.state)
 	}
 }
+
+// TestSaveConfig: a configuration that the guest could not be restored with is
+// refused while nothing was done to the guest yet.
+func TestSaveConfig(t *testing.T) {
+	big := `"b_info":{"max_memkb":4000,"max_vcpus":4}`
+	for name, tt := range map[string]struct {
+		typ          GuestType
+		config, want string // "": accepted
+	}{
+		"its own":          {TypePVH, savedConfig, ""},
+		"with new things":  {TypeHVM, `{"c_info":{"type":"hvm","name":"db2","new":[1]},"b_info":{"max_memkb":8000}}`, ""},
+		"empty":            {TypePVH, `{}`, "max_memkb"},
+		"of a simulation":  {TypePVH, `{"name":"db1","mem_mib":16}`, "max_memkb"},
+		"no JSON":          {TypePVH, `name = "db1"`, "guest configuration"},
+		"no name":          {TypePVH, `{"c_info":{"type":"pvh","name":""},` + big + `}`, "no name"},
+		"another type":     {TypePVH, `{"c_info":{"type":"hvm","name":"db1"},` + big + `}`, "type hvm"},
+		"of another kind":  {TypePVH, `{"c_info":{"type":"pv","name":"db1"},` + big + `}`, "type"},
+		"fewer processors": {TypeHVM, `{"c_info":{"type":"hvm","name":"db1"},"b_info":{"max_memkb":4000}}`, "vCPUs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, dom := newSaved(tt.typ)
+			if tt.want == "vCPUs" {
+				dom.vcpus = 2
+			}
+			var file memoryTarget
+			_, err := Save(t.Context(), host, dom, &file, SaveOptions{Config: []byte(tt.config)})
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			var failure *SaveError
+			if !errors.As(err, &failure) || failure.Phase != PhaseHello || !strings.Contains(err.Error(), tt.want) || host.called("Suspend") || file.Len() > 0 {
+				t.Errorf("%v, %d bytes", err, file.Len())
+			}
+		})
+	}
+}
+
+// TestSaveConfigTooSmall: one guest has pfns beyond what the configuration
+// leaves for devices, the other more memory.
+func TestSaveConfigTooSmall(t *testing.T) {
+	_, dom := newSaved(TypePVH)
+	for _, info := range []DomainInfo{{Type: TypePVH}, {Type: TypePVH, MemKiB: 64 << 10}} {
+		to := Domain(hugeDomain{dom})
+		if info.MemKiB > 0 {
+			to = dom
+		}
+		if err := checkConfig(t.Context(), to, info, []byte(savedConfig)); err == nil || !strings.Contains(err.Error(), "smaller guest") {
+			t.Errorf("%+v: %v", info, err)
+		}
+	}
+	pv := []byte(`{"c_info":{"type":"pv","name":"db2"},"b_info":{"max_memkb":4}}`)
+	if err := checkConfig(t.Context(), dom, DomainInfo{Type: TypePV}, pv); err != nil { // its pfns are no measure
+		t.Errorf("PV: %v", err)
+	}
+}
+
+type hugeDomain struct{ *savedDomain }
+
+func (hugeDomain) Pages() uint64 { return 3 << 20 }
 
 func TestSaveKeepsDomid(t *testing.T) {
 	host, dom := newSaved(TypePVH)

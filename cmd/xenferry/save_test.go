@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -241,6 +242,49 @@ func TestSaveFails(t *testing.T) {
 			expectOnly(t, dir)
 		})
 	}
+}
+
+// TestSaveConfigRefused: the guest lives on in the file only, so what cannot be
+// restored is not written.
+func TestSaveConfigRefused(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	dir, configs := t.TempDir(), t.TempDir()
+	dom, err := l.alpha.Open(l.context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := dom.Config(l.context())
+	if err := errors.Join(err, dom.Close()); err != nil {
+		t.Fatal(err)
+	}
+	save := func(name, text string) (int, string) {
+		t.Helper()
+		config := filepath.Join(configs, name)
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, _, errs := l.xenferry("-c", "sim:alpha", "save", "db1", filepath.Join(dir, "db1.save"), config)
+		return code, errs
+	}
+	for old, other := range map[string]string{
+		string(own): "{}", `"mem_mib":48`: `"mem_mib":47`, `"mem_mib":4`: `"mem_mib":40`, `"db1"`: `""`,
+		`{"name"`: `{"c_info":{},"name"`, `"seed":`: `"seed":1`, `"vcpus":1`: `"vcpus":2`, `"uuid":"`: `"uuid":"x`,
+	} {
+		text := strings.Replace(string(own), old, other, 1)
+		if text == string(own) {
+			t.Fatalf("%s is not in %s", old, own)
+		}
+		if code, errs := save("other", text); code != exitAtSource || !strings.Contains(errs, "that was given") {
+			t.Errorf("%s: exit %d: %s", other, code, errs)
+		}
+		expectOnly(t, dir)
+	}
+	l.expectAt(l.alpha, l.beta)
+	if code, errs := save("same", string(own)); code != exitOK {
+		t.Fatalf("exit %d: %s", code, errs)
+	}
+	l.must("-c", "sim:beta", "restore", filepath.Join(dir, "db1.save"))
+	l.expectAt(l.beta, l.alpha)
 }
 
 // eventually waits until something is so.

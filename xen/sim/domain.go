@@ -17,7 +17,8 @@ var (
 	_ xen.Domain = (*Domain)(nil)
 	_ xen.Pauser = (*Domain)(nil)
 
-	_ xen.Throttler = (*Domain)(nil)
+	_ xen.Throttler     = (*Domain)(nil)
+	_ xen.ConfigChecker = (*Domain)(nil)
 )
 
 // Domain is a guest of a simulated host, opened for migration. It implements
@@ -153,6 +154,31 @@ func (d *Domain) Config(ctx context.Context) ([]byte, error) {
 		return nil, d.host.emptyReply()
 	}
 	return json.Marshal(rep.Config)
+}
+
+// CheckConfig implements xen.ConfigChecker. What the guest's memory and context
+// were made with cannot be another in the copy.
+func (d *Domain) CheckConfig(ctx context.Context, config []byte) error {
+	other, err := parseConfig(config)
+	if err != nil {
+		return err
+	}
+	text, err := d.Config(ctx)
+	if err != nil {
+		return err
+	}
+	own, err := parseConfig(text)
+	switch {
+	case err != nil:
+		return err
+	case other.MemMiB != own.MemMiB:
+		return fmt.Errorf("it has %d MiB of memory, the guest has %d", other.MemMiB, own.MemMiB)
+	case other.VCPUs != own.VCPUs:
+		return fmt.Errorf("it has %d vCPUs, the guest has %d", other.VCPUs, own.VCPUs)
+	case other.Seed != own.Seed:
+		return fmt.Errorf("its seed is %#x, the guest's is %#x", other.Seed, own.Seed)
+	}
+	return nil
 }
 
 // Pages implements xen.Domain.
