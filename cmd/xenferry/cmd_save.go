@@ -122,6 +122,11 @@ func saveTo(c *cli.Context, host xen.Host, dom xen.Domain, name string, opts xen
 		return nil, err
 	}
 	defer discard()
+	if opts.After == xen.AfterDestroy {
+		if err := checkKept(name); err != nil {
+			return nil, err
+		}
+	}
 	opts.Protect, opts.Target, opts.Panel = protect(c, opts.Limits), name, true
 	show := newDisplay(tellAside(c, name), os.Stderr, c.Bool(jsonFlag.Name))
 	defer show.close()

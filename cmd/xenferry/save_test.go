@@ -192,12 +192,26 @@ func TestDamagedFiles(t *testing.T) {
 	expectOnly(t, dir, "packed", "stock")
 }
 
-// limited runs a command that cannot write files beyond a size.
-func (l *lab) limited(blocks int, args ...string) (code int, stdout, stderr string) {
-	if blocks == 0 {
+// limited runs a command that cannot write files beyond a size, or whose standard
+// output goes somewhere, or is closed.
+func (l *lab) limited(blocks int, stdout string, args ...string) (code int, out, errs string) {
+	script := `exec "$0" "$@"`
+	switch {
+	case blocks > 0:
+		script = fmt.Sprintf("ulimit -f %d; %s", blocks, script)
+	case stdout == "closed":
+		script += " >&-"
+	case stdout != "":
+		script += " >" + stdout
+	default:
 		return l.xenferry(args...)
 	}
-	cmd := exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -f %d; exec "$0" "$@"`, blocks), os.Args[0]}, args...)...)
+	return l.shell(script, args...)
+}
+
+// shell has sh run the program as its script says.
+func (l *lab) shell(script string, args ...string) (code int, stdout, stderr string) {
+	cmd := exec.Command("sh", append([]string{"-c", script, os.Args[0]}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	_ = cmd.Run()
@@ -211,14 +225,20 @@ func TestSaveFails(t *testing.T) {
 		guest  sim.GuestConfig
 		flags  []string
 		file   string
-		blocks int // the most that a file may have, of 512 bytes; 0: any
+		stdout string // where it goes, if anywhere in particular
+		blocks int    // the most that a file may have, of 512 bytes; 0: any
 		code   int
 		want   string
 	}{
 		{name: "disk full", blocks: 16384, code: exitAtSource, want: "file too large"},
 		{name: "disk full, compressed", flags: []string{"-z"}, blocks: 2048, code: exitAtSource, want: "file too large"},
-		{name: "no space at all", file: "/dev/full", code: exitAtSource, want: "no space left"},
+		{name: "no space at all", file: "/dev/full", flags: []string{"-p"}, code: exitAtSource, want: "no space left"},
 		{name: "guest does not suspend", guest: sim.GuestConfig{NoSuspend: true}, flags: []string{"--suspend-timeout", "1s"}, code: exitAtSource, want: "did not suspend"},
+		{name: "no place", file: "/dev/null", code: exitUsage, want: "character device"},
+		{name: "no place, standard output", file: "-", stdout: "/dev/null", code: exitUsage, want: "character device"},
+		{name: "standard output closed", file: "-", stdout: "closed", code: exitUsage, want: "closed"},
+		{name: "a terminal", flags: []string{"-c"}, file: "/dev/ptmx", code: exitUsage, want: "terminal"},
+		{name: "a terminal, standard output", file: "-", stdout: "/dev/ptmx", code: exitUsage, want: "terminal"},
 		{name: "no such folder", file: "/nonexistent/x", code: exitFailed, want: "no such file"},
 		{name: "a folder", file: "/tmp", code: exitFailed, want: "it is a folder"},
 		{name: "two ways to stay", flags: []string{"-c", "-s"}, code: exitUsage, want: "excludes"},
@@ -234,7 +254,7 @@ func TestSaveFails(t *testing.T) {
 				file = filepath.Join(dir, "db1.save")
 			}
 			args := append(append([]string{"-c", "sim:alpha", "save"}, tt.flags...), "db1", file)
-			code, out, errs := l.limited(tt.blocks, args...)
+			code, out, errs := l.limited(tt.blocks, tt.stdout, args...)
 			if code != tt.code || !strings.Contains(errs, tt.want) {
 				t.Errorf("exit %d, want %d and %q\n%s%s", code, tt.code, tt.want, out, errs)
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/xenferry/xenferry/savefmt"
@@ -183,6 +184,8 @@ func openTarget(ctx context.Context, name string) (to xen.SaveTarget, discard fu
 	case err == nil && info.Mode()&os.ModeNamedPipe != 0:
 		pipe, err := xen.OpenNamedPipe(ctx, name, true, pipeLimit)
 		return pipeTarget(ctx, pipe, err)
+	case err == nil && isTerminal(name, info.Mode()):
+		return nil, nil, usagef("a saved guest is not for a terminal: %s is one", name)
 	case err == nil && isBlockDevice(info.Mode()):
 		device, err := xen.OpenSaveDevice(name)
 		if err != nil {
@@ -195,6 +198,34 @@ func openTarget(ctx context.Context, name string) (to xen.SaveTarget, discard fu
 		return nil, nil, err
 	}
 	return file, file.Discard, nil
+}
+
+// isTerminal tells whether a file of that name and mode is a terminal.
+func isTerminal(name string, mode os.FileMode) bool {
+	if mode&os.ModeCharDevice == 0 {
+		return false
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return term.IsTerminal(int(f.Fd()))
+}
+
+// checkKept refuses a target that would take a guest which is then destroyed,
+// and of which nobody knows that it keeps it: /dev/null takes everything. It
+// also stands in for a standard output that was closed.
+func checkKept(name string) error {
+	look, hint := func() (os.FileInfo, error) { return os.Stat(name) }, ""
+	if isStandard(name, os.Stdout) {
+		look, hint = os.Stdout.Stat, " or closed"
+	}
+	info, err := look()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return nil // what cannot be looked at fails when it is opened
+	}
+	return usagef("save: %s is a character device%s, which may not keep the guest, and the guest would be destroyed: with -c it runs on, and the device is written", name, hint)
 }
 
 func pipeTarget(ctx context.Context, pipe *xen.Pipe, err error) (xen.SaveTarget, func(), error) {
