@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,6 +125,62 @@ func TestPipeCommit(t *testing.T) {
 		if err := errors.Join(p.Close(), p.Commit()); err == nil {
 			t.Errorf("%s: committed, and not brought to the disk", out.Name())
 		}
+	}
+}
+
+// TestPipeCommitTaken: what nobody has read yet is not saved yet.
+func TestPipeCommitTaken(t *testing.T) {
+	for name, tt := range map[string]struct {
+		reader func(r *os.File)
+		want   error
+	}{
+		"reads it late": {func(r *os.File) { _, _ = io.CopyN(io.Discard, r, 1000); _ = r.Close() }, nil},
+		"reads a part":  {func(r *os.File) { _, _ = io.CopyN(io.Discard, r, 999); _ = r.Close() }, unix.EPIPE},
+		"does nothing":  {func(*os.File) {}, os.ErrDeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			defer w.Close()
+			p, err := OpenPipe(int(w.Fd()), "standard output", 500*time.Millisecond)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			if _, err := p.Write(make([]byte, 1000)); err != nil {
+				t.Fatal(err)
+			}
+			begun := time.Now()
+			timer := time.AfterFunc(50*time.Millisecond, func() { tt.reader(r) })
+			defer timer.Stop()
+			if err := p.Commit(); !errors.Is(err, tt.want) || time.Since(begun) < 50*time.Millisecond {
+				t.Errorf("%v after %s, want %v", err, time.Since(begun), tt.want)
+			}
+		})
+	}
+}
+
+// TestPipeCommitClosed: a Commit that waits ends with the pipe's Close.
+func TestPipeCommitClosed(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	p, err := OpenPipe(int(w.Fd()), "standard output", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Write([]byte("guest")); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = p.Close() })
+	if err := p.Commit(); err == nil || !strings.Contains(err.Error(), "closed") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -112,10 +112,65 @@ func (p *Pipe) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Commit implements SaveTarget. Of a real pipe, whoever reads it sees by the
-// stream in it whether it came to its end. Standard output may as well be a
-// file, which is to be on the disk before the guest is destroyed.
-func (p *Pipe) Commit() error { return syncFile(p.f) }
+// Commit implements SaveTarget. A real pipe's reader is to have taken all of it
+// before the guest is destroyed, and sees by the stream in it whether it came to
+// its end. Standard output may as well be a file, which is to be on the disk.
+func (p *Pipe) Commit() error {
+	if err := p.awaitTaken(); err != nil {
+		return err
+	}
+	return syncFile(p.f)
+}
+
+// takenPoll is how often Commit looks: the guest is suspended meanwhile.
+const takenPoll = 2 * time.Millisecond
+
+// awaitTaken waits until nothing is left in a pipe, as long as its reader goes
+// on taking from it.
+func (p *Pipe) awaitTaken() error {
+	for last, since := -1, time.Now(); ; time.Sleep(takenPoll) {
+		left, err := p.untaken()
+		switch {
+		case err != nil || left == 0:
+			return err
+		case left != last:
+			last, since = left, time.Now()
+		case time.Since(since) > p.limit:
+			return fmt.Errorf("%s took nothing for %s: %w", p.f.Name(), p.limit, os.ErrDeadlineExceeded)
+		}
+	}
+}
+
+// untaken is how many bytes are in the pipe: 0 of what is none. They are lost
+// if nobody is there to read them.
+func (p *Pipe) untaken() (left int, err error) {
+	conn, err := p.f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	controlErr := conn.Control(func(fd uintptr) { left, err = inPipe(int(fd)) })
+	if err = errors.Join(controlErr, err); err != nil {
+		err = fmt.Errorf("%s: %w", p.f.Name(), err)
+	}
+	return left, err
+}
+
+func inPipe(fd int) (int, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return 0, err
+	}
+	// The reader is looked for first: what it takes before it goes is taken.
+	look := []unix.PollFd{{Fd: int32(fd)}}
+	if _, err := unix.Poll(look, 0); err != nil && err != unix.EINTR {
+		return 0, err
+	}
+	left, err := unix.IoctlGetInt(fd, unix.TIOCINQ) // FIONREAD
+	if err == nil && left > 0 && look[0].Revents&unix.POLLERR != 0 {
+		return left, fmt.Errorf("its reader is gone and has left %d bytes in it: %w", left, unix.EPIPE)
+	}
+	return left, err
+}
 
 // syncFile puts what was written onto the disk, if there is one behind it.
 func syncFile(f *os.File) error {
