@@ -175,7 +175,7 @@ func (r *restore) open(context.Context) error {
 func (r *restore) create(ctx context.Context) error {
 	spec, uuid, err := restoreSpec(r.head)
 	if err != nil {
-		return err
+		return r.badConfig(err)
 	}
 	r.uuid = uuid
 	r.report.Name, r.report.Type = spec.Name, spec.Type
@@ -199,6 +199,19 @@ func (r *restore) create(ctx context.Context) error {
 		return err
 	}
 	return r.ready(limited)
+}
+
+// xlConfigAt is where an xl file has its configuration: behind a header that has
+// always this length.
+const xlConfigAt = 0x30
+
+// badConfig is the error of a configuration: one that the saved guest came with
+// is damage, and has a place.
+func (r *restore) badConfig(err error) error {
+	if r.opts.Config != nil {
+		return fmt.Errorf("the configuration that was given: %w", err)
+	}
+	return &savefmt.FormatError{Layer: savefmt.LayerXL, Record: "configuration", Offset: xlConfigAt, Err: err}
 }
 
 // protect begins the journal. A guest without a UUID could not be told from

@@ -41,7 +41,7 @@ func run(args []string) int {
 		err = app.RunContext(ctx, args)
 	}
 	if err != nil && err.Error() != "" {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", app.Name, err)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", app.Name, errorText(err))
 	}
 	return exitCode(err)
 }

@@ -445,6 +445,32 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
+// TestRestoreDamagedConfig: the file's own configuration is a part of it, and
+// restore names the place as verify does, without words of Go.
+func TestRestoreDamagedConfig(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	file := filepath.Join(t.TempDir(), "db1.save")
+	l.must("-c", "sim:alpha", "save", "-c", "db1", file)
+	saved, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for damaged, want := range map[string]string{
+		`"mem_mib":[]`: "mem_mib, at byte", `"mem_mib":4"`: "invalid character", `"mem_mic":48`: "0 MiB", `"mem_mib":{}`: "object in place of a whole number",
+	} {
+		if err := os.WriteFile(file, bytes.Replace(saved, []byte(`"mem_mib":48`), []byte(damaged), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"verify", file}, {"-c", "sim:beta", "restore", file}} {
+			code, _, errs := l.xenferry(args...)
+			if code != exitDamaged || !strings.Contains(errs, "xl file: configuration at offset 0x30") || !strings.Contains(errs, want) || strings.Contains(errs, "Go ") {
+				t.Errorf("%v of %s: exit %d: %s", args, damaged, code, errs)
+			}
+		}
+	}
+	l.expectAt(l.alpha, l.beta)
+}
+
 // TestStock moves a guest in the words of stock xl, to a receiver that speaks
 // them.
 func TestStock(t *testing.T) {

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// errorText is an error for people: without the words of Go's library.
+func errorText(err error) string {
+	text := err.Error()
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		text = strings.ReplaceAll(text, wrong.Error(), jsonText(wrong))
+	}
+	return text
+}
+
+// jsonText says what is wrong with a value in JSON.
+func jsonText(e *json.UnmarshalTypeError) string {
+	where := strings.Trim(e.Field, ".")
+	if where == "" {
+		where = "the whole"
+	}
+	return fmt.Sprintf("%s, at byte %d of the JSON, is of the wrong kind: %s in place of %s", where, e.Offset, e.Value, jsonKind(e.Type))
+}
+
+func jsonKind(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String, reflect.Bool:
+		return "a " + t.Kind().String()
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Float64:
+		return "a number"
+	}
+	return "a whole number within its bounds"
+}
