@@ -43,14 +43,28 @@ const maxPartName = 200
 
 func createPart(name string) (*SaveFile, error) {
 	dir, base, err := resolve(name)
+	if err == nil {
+		err = checkName(filepath.Join(dir, base))
+	}
 	if err != nil {
-		return nil, fmt.Errorf("save file: %w", err)
+		return nil, fmt.Errorf("save file %q: %w", name, err)
 	}
 	f, err := os.CreateTemp(dir, "."+base[:min(len(base), maxPartName)]+".*.part")
 	if err != nil {
 		return nil, fmt.Errorf("save file: %w", err)
 	}
 	return &SaveFile{f: f, name: filepath.Join(dir, base)}, nil
+}
+
+// checkName refuses a name that no file can have, such as one that is too long:
+// its temporary one would be taken, and the rename come too late.
+func checkName(path string) error {
+	_, err := os.Lstat(path)
+	var failure *os.PathError
+	if errors.Is(err, os.ErrNotExist) || !errors.As(err, &failure) {
+		return nil
+	}
+	return failure.Err
 }
 
 // maxLinks is how many links may lead from one to the next.

@@ -128,6 +128,31 @@ func TestPipeCommit(t *testing.T) {
 	}
 }
 
+// TestSaveFileRefused: a name that no file can have is refused at once, and named.
+func TestSaveFileRefused(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]error{
+		strings.Repeat("n", 255): nil,
+		strings.Repeat("n", 256): unix.ENAMETOOLONG,
+		"file/f":                 unix.ENOTDIR,
+		"none/f":                 os.ErrNotExist,
+	} {
+		f, err := CreateSaveFile(filepath.Join(dir, name))
+		if err == nil {
+			f.Discard()
+		}
+		if !errors.Is(err, want) || err != nil && !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
 // TestPipeCommitTaken: what nobody has read yet is not saved yet.
 func TestPipeCommitTaken(t *testing.T) {
 	for name, tt := range map[string]struct {
