@@ -50,7 +50,7 @@ func printDomains(c *cli.Context, domains []xen.DomainInfo) error {
 	fmt.Fprintln(w, "NAME\tID\tMEM(MiB)\tVCPUS\tTYPE\tSTATE\tTIME(s)")
 	for _, d := range domains {
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t%.1f\n",
-			d.Name, d.Domid, d.MemKiB/1024, d.VCPUs, d.Type, d.State, d.CPUTime.Seconds())
+			nameText(d.Name), d.Domid, d.MemKiB/1024, d.VCPUs, d.Type, d.State, d.CPUTime.Seconds())
 	}
 	return w.Flush()
 }

@@ -164,9 +164,9 @@ func printRecovered(c *cli.Context, results []recovered) error {
 	for _, r := range results {
 		switch {
 		case r.Done:
-			fmt.Fprintf(c.App.Writer, "%s (migration %s, here the %s): %s\n", r.Guest, r.ID, r.Side, inWords(r.Side, r.State))
+			fmt.Fprintf(c.App.Writer, "%s (migration %s, here the %s): %s\n", nameText(r.Guest), r.ID, r.Side, inWords(r.Side, r.State))
 		case r.WorkedOn && c.Bool("all"):
-			fmt.Fprintf(c.App.Writer, "%s (migration %s, here the %s): a program is at work on it: left alone\n", r.Guest, r.ID, r.Side)
+			fmt.Fprintf(c.App.Writer, "%s (migration %s, here the %s): a program is at work on it: left alone\n", nameText(r.Guest), r.ID, r.Side)
 		}
 	}
 	return errs

@@ -95,7 +95,7 @@ func tellRestored(c *cli.Context, report *xen.RestoreReport, err error) error {
 		state = "is paused"
 	}
 	_, outputErr := fmt.Fprintf(c.App.Writer, "%s restored from %s in %s: it %s as domain %d\n",
-		report.Name, name, report.Total.Round(time.Millisecond), state, report.Domid)
+		nameText(report.Name), name, report.Total.Round(time.Millisecond), state, report.Domid)
 	warnUntold(outputErr)
 	return nil
 }

@@ -144,7 +144,7 @@ func tellSaved(c *cli.Context, report *xen.SaveReport, err error) error {
 	case c.Bool(jsonFlag.Name):
 		warnUntold(encodeEnd(out, "save", report))
 	case err == nil:
-		_, outputErr := fmt.Fprintf(out, "%s saved to %s in %s: %s written, paused for %s, %s\n", report.Guest.Name, name,
+		_, outputErr := fmt.Fprintf(out, "%s saved to %s in %s: %s written, paused for %s, %s\n", nameText(report.Guest.Name), name,
 			report.Total.Round(time.Millisecond), bytesText(uint64(report.Bytes)), report.Pause.Round(100*time.Microsecond), afterTexts[report.After])
 		warnUntold(outputErr)
 	}

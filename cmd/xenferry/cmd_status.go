@@ -101,7 +101,7 @@ func printMigrations(c *cli.Context, shown []migrationStatus) error {
 			now = s.Live.short()
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			s.ID, s.Guest, s.Side, s.Peer, s.State, s.Updated().Local().Format(time.DateTime), worked, now)
+			s.ID, nameText(s.Guest), s.Side, s.Peer, s.State, s.Updated().Local().Format(time.DateTime), worked, now)
 	}
 	return w.Flush()
 }

@@ -73,8 +73,8 @@ func printSummary(out io.Writer, name string, s *savefmt.Summary) error {
 	if k := s.Container; k != nil {
 		fmt.Fprintf(w, "container\t%s in %d blocks: %s\n", bytesText(uint64(k.Bytes)), k.Blocks, countsText(k.Codecs))
 	}
-	fmt.Fprintf(w, "guest\t%s, %s, %d vCPUs\n", orDash(s.Name), s.Guest, s.VCPUs)
-	fmt.Fprintf(w, "uuid\t%s\n", orDash(s.UUID))
+	fmt.Fprintf(w, "guest\t%s, %s, %d vCPUs\n", orDash(nameText(s.Name)), s.Guest, s.VCPUs)
+	fmt.Fprintf(w, "uuid\t%s\n", orDash(nameText(s.UUID)))
 	fmt.Fprintf(w, "memory\t%s, highest pfn %#x\n", bytesText(s.MemKiB<<10), s.HighestPFN)
 	by := "Xen " + s.Xen
 	if s.Guest == "sim" {

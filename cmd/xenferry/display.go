@@ -112,7 +112,7 @@ func (d *display) report(r *xen.Report) {
 	switch r.Outcome {
 	case xen.OutcomeMoved:
 		fmt.Fprintf(d.out, "%s moved from %s to %s in %s: downtime %s, %d rounds, %s on the wire (%d pages sent, %d zero), data over %s\n",
-			r.Guest.Name, r.From, r.To, r.Total.Round(time.Millisecond), r.Downtime.Round(100*time.Microsecond), len(r.Rounds),
+			nameText(r.Guest.Name), r.From, r.To, r.Total.Round(time.Millisecond), r.Downtime.Round(100*time.Microsecond), len(r.Rounds),
 			bytesText(r.WireBytes), r.PagesSent, r.PagesZero, r.Data)
 		d.pipe(r)
 		if d.budget {
@@ -181,7 +181,7 @@ func guestText(r *xen.Report) string {
 	if r.Guest.Name == "" {
 		return "the guest"
 	}
-	return "guest " + r.Guest.Name
+	return "guest " + nameText(r.Guest.Name)
 }
 
 // bytesText writes a number of bytes for people, in powers of 1024.

@@ -113,7 +113,7 @@ func percent(part, of uint64) uint64 {
 func (s migrationStatus) text() string {
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "guest\t%s, domain %d; here is the %s, the other host is %s\n", s.Guest, s.GuestDomid(), s.Side, s.Peer)
+	fmt.Fprintf(w, "guest\t%s, domain %d; here is the %s, the other host is %s\n", nameText(s.Guest), s.GuestDomid(), s.Side, s.Peer)
 	fmt.Fprintf(w, "migration\t%s\n", s.ID)
 	state := fmt.Sprintf("%s since %s", s.State, s.Updated().Local().Format(time.DateTime))
 	if !s.WorkedOn && !s.Finished {

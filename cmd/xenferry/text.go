@@ -5,8 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
+
+// nameText is a guest's name for people. One that comes out of a file may have
+// been made to look like more lines of ours.
+func nameText(name string) string {
+	if utf8.ValidString(name) && !strings.ContainsFunc(name, isHidden) {
+		return name
+	}
+	return strconv.Quote(name)
+}
+
+func isHidden(r rune) bool { return !unicode.IsPrint(r) }
 
 // errorText is an error for people: without the words of Go's library.
 func errorText(err error) string {

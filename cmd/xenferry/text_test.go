@@ -1,0 +1,31 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
+
+// TestNameText: a name that could be taken for more than a name is quoted.
+func TestNameText(t *testing.T) {
+	for name, want := range map[string]string{
+		"db1": "db1", "büro 1": "büro 1", "": "", "a\nguest": `"a\nguest"`, "\x1b[2J": `"\x1b[2J"`, "\xff": `"\xff"`, "a\u202eb": `"a\u202eb"`,
+	} {
+		if got := nameText(name); got != want {
+			t.Errorf("%q: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// TestVerifyHidesNothing: the name in a file adds no lines to what verify says.
+func TestVerifyHidesNothing(t *testing.T) {
+	var out bytes.Buffer
+	if err := printSummary(&out, "x", &savefmt.Summary{Name: "a\nguest\tb", UUID: "\x1b[1m"}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "\nguest\tb") || strings.Contains(out.String(), "\x1b") || strings.Count(out.String(), "\n") != 7 {
+		t.Error(out.String())
+	}
+}
