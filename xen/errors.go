@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
@@ -135,10 +136,25 @@ type MigrateError struct {
 
 func (e *MigrateError) Error() string {
 	text := fmt.Sprintf("migration failed (%s): %v", e.Phase, e.Cause)
-	if e.Cleanup != nil {
-		text += fmt.Sprintf(" (and then: %v)", e.Cleanup)
+	return text + andThen(text, e.Cleanup)
+}
+
+// andThen tells of what has failed after that, in one line, without what was
+// told already: one cause fails every step.
+func andThen(told string, cleanup error) string {
+	if cleanup == nil {
+		return ""
 	}
-	return text
+	var more []string
+	for text := range strings.SplitSeq(cleanup.Error(), "\n") { // of errors.Join
+		if !strings.Contains(told, text) {
+			more, told = append(more, text), told+"\n"+text
+		}
+	}
+	if more == nil {
+		return ""
+	}
+	return fmt.Sprintf(" (and then: %s)", strings.Join(more, "; "))
 }
 
 func (e *MigrateError) Unwrap() error { return e.Cause }

@@ -101,10 +101,7 @@ func (e *SaveError) Error() string {
 	if e.Written {
 		text = fmt.Sprintf("the %s is done, but then (%s): %v", e.What, e.Phase, e.Cause)
 	}
-	if e.Cleanup != nil {
-		text += fmt.Sprintf(" (and then: %v)", e.Cleanup)
-	}
-	return text
+	return text + andThen(text, e.Cleanup)
 }
 
 func (e *SaveError) Unwrap() error { return e.Cause }
@@ -221,7 +218,7 @@ func (s *save) hello(ctx context.Context) error {
 	}
 	s.report.Guest = info
 	if info.State != StateRunning {
-		return fmt.Errorf("domain %s is %s: only a running guest can answer the suspend request and be saved", info.Name, info.State)
+		return notSaved(info)
 	}
 	if _, ok := s.dom.(Pauser); s.opts.After == AfterPause && !ok {
 		return fmt.Errorf("%w: this host cannot leave a guest paused", ErrUnsupported)
@@ -248,6 +245,15 @@ func (s *save) hello(ctx context.Context) error {
 // guestKinds are the kinds in a stream's header by the type of the guest.
 var guestKinds = map[GuestType]savefmt.GuestKind{
 	TypePV: savefmt.KindPV, TypePVH: savefmt.KindHVM, TypeHVM: savefmt.KindHVM, TypeSim: savefmt.KindSim,
+}
+
+// notSaved says why a guest that does not run is not saved, and what to do.
+func notSaved(info DomainInfo) error {
+	hint := ""
+	if info.State == StatePaused {
+		hint = "; unpause it first"
+	}
+	return fmt.Errorf("domain %s is %s, and was not touched: only a running guest can answer the suspend request and be saved%s", info.Name, info.State, hint)
 }
 
 // sparedKiB is more than what Xen counts as a guest's memory beside what its

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -262,6 +263,32 @@ func TestSaveResumeFails(t *testing.T) {
 	var failure *SaveError
 	if !errors.As(err, &failure) || failure.Outcome != OutcomeSuspended || !strings.Contains(err.Error(), "this too") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestSaveErrorText: one line, and nothing twice.
+func TestSaveErrorText(t *testing.T) {
+	gone := fmt.Errorf("domain 3: %w", ErrNoDomain)
+	for want, cleanup := range map[string]error{
+		"save failed (suspend): domain 3: no such domain":                                                                errors.Join(gone, gone),
+		"save failed (suspend): domain 3: no such domain (and then: resuming it failed: domain 3: no such domain; this)": errors.Join(fmt.Errorf("resuming it failed: %w", gone), gone, errors.New("this"), gone),
+	} {
+		failures := map[string]error{"save": &SaveError{What: "save", Phase: "suspend", Cause: gone, Cleanup: cleanup}, "migration": &MigrateError{Phase: "suspend", Cause: gone, Cleanup: cleanup}}
+		for what, err := range failures {
+			if got := err.Error(); got != strings.Replace(want, "save", what, 1) {
+				t.Errorf("%s\nwant %s", got, want)
+			}
+		}
+	}
+}
+
+// TestSavePaused: it is told what to do.
+func TestSavePaused(t *testing.T) {
+	host, dom := newSaved(TypePVH)
+	dom.state = StatePaused
+	_, err := Save(t.Context(), host, dom, &memoryTarget{}, SaveOptions{})
+	if err == nil || !strings.Contains(err.Error(), "unpause it first") || !strings.Contains(err.Error(), "not touched") {
+		t.Error(err)
 	}
 }
 

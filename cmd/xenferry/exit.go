@@ -34,7 +34,7 @@ const exitCodesHelp = `Exit codes:
    3    no such domain; status and tune: no migration of it is under way
    4    the other host cannot be reached, has no xenferry, or one of another protocol version
    5    the other host refused before anything was sent: name in use, not enough memory, unsupported guest or whatever it says
-   6    the migration or the save failed; the guest runs on at the source
+   6    the migration or the save failed; the guest is at the source as before: it runs on, or is still paused
    7    in doubt: the guest was handed over, and no answer came; it is kept suspended at the source
    8    the migration or the save failed, and the guest at the source could not be resumed
    9    the guest has moved, but its suspended copy at the source could not be destroyed;

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -22,14 +23,37 @@ func nameText(name string) string {
 
 func isHidden(r rune) bool { return !unicode.IsPrint(r) }
 
-// errorText is an error for people: without the words of Go's library.
+// errorText is an error for people: one line, nothing twice, without the words
+// of Go's library.
 func errorText(err error) string {
 	text := err.Error()
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
 		text = strings.ReplaceAll(text, wrong.Error(), jsonText(wrong))
 	}
-	return text
+	var lines []string
+	for line := range strings.SplitSeq(text, "\n") { // of errors.Join, or of another program
+		if line = lineText(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// lineText escapes what a terminal would act upon.
+func lineText(line string) string {
+	var b strings.Builder
+	for _, r := range strings.TrimSpace(line) {
+		switch {
+		case r == '\t':
+			b.WriteByte(' ')
+		case isHidden(r):
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // jsonText says what is wrong with a value in JSON.

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -15,6 +18,22 @@ func TestNameText(t *testing.T) {
 	} {
 		if got := nameText(name); got != want {
 			t.Errorf("%q: %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	var number struct{ A uint64 }
+	again := errors.New("no such domain")
+	for want, err := range map[string]error{
+		"one":                       errors.New("one"),
+		"save: one; no such domain": fmt.Errorf("save: %w", errors.Join(errors.New("one"), again, again)),
+		"xl: line 1; line 2 x":      errors.New("xl: line 1\r\n\nline 2\tx\n"),
+		`guest \x1b[2J`:             errors.New("guest \x1b[2J"),
+		"A, at byte 7 of the JSON, is of the wrong kind: array in place of a whole number within its bounds": json.Unmarshal([]byte(`{"a": []}`), &number),
+	} {
+		if got := errorText(err); got != want {
+			t.Errorf("%s\nwant %s", got, want)
 		}
 	}
 }
