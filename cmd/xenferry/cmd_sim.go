@@ -32,7 +32,10 @@ func simCommand() *cli.Command {
 			simStartCommand(), simStopCommand(), simCreateCommand(),
 			simListCommand(), simStatusCommand(), simDestroyCommand(),
 		},
-		OnUsageError: usageError,
+		// The library knows its categories of commands only once a command
+		// runs: `help sim` would list none.
+		CustomHelpTemplate: strings.Replace(cli.SubcommandHelpTemplate, "visibleCommandCategoryTemplate", "visibleCommandTemplate", 1),
+		OnUsageError:       usageError,
 	}
 }
 

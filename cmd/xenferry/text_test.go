@@ -48,3 +48,20 @@ func TestVerifyHidesNothing(t *testing.T) {
 		t.Error(out.String())
 	}
 }
+
+// TestHelpSim: whichever way one asks for it, the subcommands are listed.
+func TestHelpSim(t *testing.T) {
+	for _, args := range [][]string{{"help", "sim"}, {"sim", "help"}, {"sim", "--help"}} {
+		var out bytes.Buffer
+		app := newApp()
+		app.Writer = &out
+		if err := app.Run(append([]string{"xenferry"}, args...)); err != nil {
+			t.Fatal(err)
+		}
+		for _, cmd := range simCommand().Subcommands {
+			if strings.Count(out.String(), "\n   "+cmd.Name+" ") != 1 || !strings.Contains(out.String(), cmd.Usage) {
+				t.Errorf("%v: no %s in\n%s", args, cmd.Name, out.String())
+			}
+		}
+	}
+}
