@@ -116,6 +116,9 @@ func (r *restore) undo(err error) error {
 		if do == fallback.DoCheck {
 			do, stepErr = r.checkStart(r.host, r.copied(), r.opts.Limits.Undo)
 			r.left = do != fallback.DoUnmake
+			if errors.Is(stepErr, ErrHasRun) {
+				stepErr = fmt.Errorf("%w; so it is left here, as domain %d: look at it with xenferry list, and if it is of no use destroy it (xl destroy, xenferry sim destroy)", stepErr, r.report.Domid)
+			}
 			r.report.Running = do == fallback.DoSendStarted
 		}
 		err = errors.Join(err, stepErr)

@@ -471,6 +471,32 @@ func TestRestoreDamagedConfig(t *testing.T) {
 	l.expectAt(l.alpha, l.beta)
 }
 
+// TestRestoreCrashes: a guest that has run is not destroyed by itself, so it is
+// told that it is there and how to get rid of it.
+func TestRestoreCrashes(t *testing.T) {
+	l := newLab(t, sim.GuestConfig{})
+	dir := t.TempDir()
+	file, config := filepath.Join(dir, "db1.save"), filepath.Join(dir, "big.json")
+	l.must("-c", "sim:alpha", "save", "-c", "db1", file)
+	saved, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := bytes.Cut(saved, []byte(`{"name"`))
+	text, _, _ = bytes.Cut(text, []byte("}"))
+	big := `{"name"` + strings.Replace(string(text), `"mem_mib":48`, `"mem_mib":64`, 1) + "}"
+	if err := os.WriteFile(config, []byte(big), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errs := l.xenferry("-c", "sim:beta", "restore", config, file)
+	if code != exitFailed || !strings.Contains(errs, "left here, as domain 1") || !strings.Contains(errs, "destroy") || strings.Count(errs, "\n") != 1 {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+	l.expectState(l.beta, xen.StateCrashed)
+	l.must("sim", "destroy", "beta", "db1")
+	l.must("-c", "sim:beta", "restore", file)
+}
+
 // TestStock moves a guest in the words of stock xl, to a receiver that speaks
 // them.
 func TestStock(t *testing.T) {
