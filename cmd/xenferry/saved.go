@@ -217,15 +217,16 @@ func isTerminal(name string, mode os.FileMode) bool {
 // and of which nobody knows that it keeps it: /dev/null takes everything. It
 // also stands in for a standard output that was closed.
 func checkKept(name string) error {
-	look, hint := func() (os.FileInfo, error) { return os.Stat(name) }, ""
+	what := name + " is a character device"
+	info, err := os.Stat(name)
 	if isStandard(name, os.Stdout) {
-		look, hint = os.Stdout.Stat, " or closed"
+		what = "standard output is closed, or a character device"
+		info, err = os.Stdout.Stat()
 	}
-	info, err := look()
 	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
 		return nil // what cannot be looked at fails when it is opened
 	}
-	return usagef("save: %s is a character device%s, which may not keep the guest, and the guest would be destroyed: with -c it runs on, and the device is written", name, hint)
+	return usagef("save: %s: what is written there may be lost, and the guest would be destroyed; -c lets it run on", what)
 }
 
 func pipeTarget(ctx context.Context, pipe *xen.Pipe, err error) (xen.SaveTarget, func(), error) {
