@@ -101,7 +101,7 @@ const (
 )
 
 // unthrottle ends the throttle of this sender, of a guest that has rebooted
-// meanwhile as well.
+// meanwhile as well: libxl sets the cap of a new domain late in its creation.
 func (d *domain) unthrottle() error {
 	d.throttling.Lock()
 	defer d.throttling.Unlock()
@@ -119,7 +119,10 @@ func (d *domain) unthrottle() error {
 			return err
 		}
 		for _, other := range all {
-			if other.UUID == d.uuid && other.Domid != d.domid {
+			if other.UUID != d.uuid || other.Domid == d.domid {
+				continue
+			}
+			if now, err := d.h.ctx.schedCap(other.Domid); err == nil && now == note.set {
 				return d.h.endThrottle(other.Domid, d.uuid)
 			}
 		}
