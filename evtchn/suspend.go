@@ -75,11 +75,10 @@ func (s *Suspend) bind(store PortStore, self uint32) (remote Port, err error) {
 			return 0, err
 		}
 	}
-	if l, ok := s.ch.(Looker); ok && err == nil {
-		err = l.LookAt(s.domid)
-	}
-	if err != nil {
-		return 0, err
+	if l, ok := s.ch.(Looker); ok {
+		if err = l.LookAt(s.domid); err != nil {
+			return 0, err
+		}
 	}
 	s.local, err = s.ch.BindInterdomain(s.domid, remote)
 	return remote, err

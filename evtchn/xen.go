@@ -19,19 +19,17 @@ package evtchn
 // static void quiet_destroy(xentoollog_logger *l) {}
 //
 // // Every error reaches the caller as an errno: nothing needs to be printed.
+// static xentoollog_logger quiet = {
+//     .vmessage = quiet_vmessage, .destroy = quiet_destroy,
+// };
+//
 // static xenevtchn_handle *xf_evtchn_open(void)
 // {
-//     static xentoollog_logger quiet = {
-//         .vmessage = quiet_vmessage, .destroy = quiet_destroy,
-//     };
 //     return xenevtchn_open(&quiet, 0);
 // }
 //
 // static xc_interface *xf_look_open(void)
 // {
-//     static xentoollog_logger quiet = {
-//         .vmessage = quiet_vmessage, .destroy = quiet_destroy,
-//     };
 //     return xc_interface_open(&quiet, &quiet, 0);
 // }
 //

@@ -2,6 +2,7 @@ package savefmt
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -22,14 +23,24 @@ type GuestConfig struct {
 const domidReserved = 0x7FF0
 
 // ParseGuestConfig reads the JSON of a libxl_domain_config, or for KindSim
-// that of a simulated guest. It checks that it fits the kind of guest.
+// that of a simulated guest. It checks that it fits the kind of guest, and that
+// the guest has a name.
 func ParseGuestConfig(kind GuestKind, text []byte) (GuestConfig, error) {
 	if len(text) > MaxConfig {
 		return GuestConfig{}, fmt.Errorf("guest configuration of %d bytes: the limit is %d", len(text), MaxConfig)
 	}
+	parse := parseXenConfig
 	if kind == KindSim {
-		return parseSimConfig(text)
+		parse = parseSimConfig
 	}
+	g, err := parse(kind, text)
+	if err == nil && g.Name == "" {
+		err = errors.New("guest configuration: the guest has no name")
+	}
+	return g, err
+}
+
+func parseXenConfig(kind GuestKind, text []byte) (GuestConfig, error) {
 	var c struct {
 		Create struct {
 			Type  string `json:"type"`
@@ -81,7 +92,7 @@ func (g *GuestConfig) PageLimit() uint64 {
 	return pages
 }
 
-func parseSimConfig(text []byte) (GuestConfig, error) {
+func parseSimConfig(_ GuestKind, text []byte) (GuestConfig, error) {
 	var c struct {
 		Name   string `json:"name"`
 		UUID   string `json:"uuid"`

@@ -106,11 +106,8 @@ func (v *verifier) open() error {
 		return nil
 	}
 	conf, err := ParseGuestConfig(head.Kind, head.Config)
-	if err == nil && conf.Name == "" {
-		err = errors.New("guest configuration: the guest has no name")
-	}
 	if err != nil {
-		return v.r.fail(LayerXL, "configuration", xlHeaderSize, err)
+		return v.r.fail(LayerXL, "configuration", ConfigOffset, err)
 	}
 	v.conf = &conf
 	v.sum.Name, v.sum.UUID, v.sum.MaxKiB, v.sum.Guest = conf.Name, conf.UUID, conf.MaxKiB, conf.Type

@@ -27,6 +27,10 @@ const (
 	xlFlagStreamV2 = 1 << 1 // a libxl stream of version 2 follows
 )
 
+// ConfigOffset is where an xl save file has its optional data, and so the
+// guest's configuration.
+const ConfigOffset = xlHeaderSize
+
 // AppendXLHeader appends the header of an xl save file with the guest's
 // configuration, the JSON of libxl_domain_config.
 func AppendXLHeader(dst, config []byte) ([]byte, error) {

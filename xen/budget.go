@@ -3,10 +3,7 @@ package xen
 import (
 	"cmp"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 )
 
 // BudgetItem is one part of the downtime. Parts may overlap.
@@ -48,7 +45,7 @@ func (s *source) budget() []BudgetItem {
 	add := func(host string, steps []step, ahead time.Duration) {
 		for _, st := range steps[:min(len(steps), maxSteps)] {
 			items = append(items, BudgetItem{
-				Name: stepName(st.Name), Host: host, From: time.Unix(0, st.BeganNs).Sub(s.stopped) - ahead,
+				Name: peerText(st.Name), Host: host, From: time.Unix(0, st.BeganNs).Sub(s.stopped) - ahead,
 				Time: time.Duration(st.EndedNs - st.BeganNs),
 			})
 		}
@@ -57,18 +54,4 @@ func (s *source) budget() []BudgetItem {
 	add(s.report.To, s.theirs, s.report.ClockAhead)
 	slices.SortStableFunc(items, func(a, b BudgetItem) int { return cmp.Compare(a.From, b.From) })
 	return items
-}
-
-// maxStepName bounds the name of a step, in bytes.
-const maxStepName = 64
-
-// stepName returns a name that a peer has sent as it may be printed.
-func stepName(name string) string {
-	name = name[:min(len(name), maxStepName)]
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, name)
 }

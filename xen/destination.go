@@ -141,6 +141,7 @@ func (d *destination) greet(ctx context.Context) error {
 		return d.answer(ctx, m.Ask)
 	}
 	h := m.Hello
+	h.Host = peerText(h.Host)
 	d.hello = h
 	d.report.ID, d.report.Guest, d.report.From = h.ID, h.Guest, h.Host
 	switch {

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/xenferry/xenferry/fallback"
 )
@@ -201,4 +204,19 @@ func decodeMessage(body []byte) (*message, error) {
 		return nil, fmt.Errorf("%w: control message %q without contents", ErrCorrupt, m.Kind)
 	}
 	return &m, nil
+}
+
+// maxPeerText bounds a name that a peer sends for people, in bytes: that of a
+// host may have so many.
+const maxPeerText = 255
+
+// peerText returns such a name as it may be printed.
+func peerText(name string) string {
+	name = name[:min(len(name), maxPeerText)]
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, name)
 }

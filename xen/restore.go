@@ -204,17 +204,13 @@ func (r *restore) create(ctx context.Context) error {
 	return r.ready(limited)
 }
 
-// xlConfigAt is where an xl file has its configuration: behind a header that has
-// always this length.
-const xlConfigAt = 0x30
-
 // badConfig is the error of a configuration: one that the saved guest came with
 // is damage, and has a place.
 func (r *restore) badConfig(err error) error {
 	if r.opts.Config != nil {
 		return fmt.Errorf("the configuration that was given: %w", err)
 	}
-	return &savefmt.FormatError{Layer: savefmt.LayerXL, Record: "configuration", Offset: xlConfigAt, Err: err}
+	return &savefmt.FormatError{Layer: savefmt.LayerXL, Record: "configuration", Offset: savefmt.ConfigOffset, Err: err}
 }
 
 // protect begins the journal. A guest without a UUID could not be told from
@@ -238,9 +234,6 @@ func restoreSpec(h savefmt.Head) (spec Spec, uuid string, err error) {
 // configSpec makes the Spec of a guest of that kind with that configuration.
 func configSpec(kind savefmt.GuestKind, config []byte) (Spec, savefmt.GuestConfig, error) {
 	conf, err := savefmt.ParseGuestConfig(kind, config)
-	if err == nil && conf.Name == "" {
-		err = errors.New("guest configuration: the guest has no name")
-	}
 	if err != nil {
 		return Spec{}, conf, err
 	}

@@ -218,7 +218,7 @@ func (s *save) hello(ctx context.Context) error {
 	}
 	s.report.Guest = info
 	if info.State != StateRunning {
-		return notSaved(info)
+		return notRunning(info, "saved")
 	}
 	if _, ok := s.dom.(Pauser); s.opts.After == AfterPause && !ok {
 		return fmt.Errorf("%w: this host cannot leave a guest paused", ErrUnsupported)
@@ -247,13 +247,14 @@ var guestKinds = map[GuestType]savefmt.GuestKind{
 	TypePV: savefmt.KindPV, TypePVH: savefmt.KindHVM, TypeHVM: savefmt.KindHVM, TypeSim: savefmt.KindSim,
 }
 
-// notSaved says why a guest that does not run is not saved, and what to do.
-func notSaved(info DomainInfo) error {
+// notRunning says why a guest that does not run is not saved or migrated, and
+// what to do.
+func notRunning(info DomainInfo, done string) error {
 	hint := ""
 	if info.State == StatePaused {
 		hint = "; unpause it first"
 	}
-	return fmt.Errorf("domain %s is %s, and was not touched: only a running guest can answer the suspend request and be saved%s", info.Name, info.State, hint)
+	return fmt.Errorf("domain %s is %s, and was not touched: only a running guest can answer the suspend request and be %s%s", info.Name, info.State, done, hint)
 }
 
 // sparedKiB is more than what Xen counts as a guest's memory beside what its

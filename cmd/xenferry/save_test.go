@@ -386,15 +386,22 @@ func TestSaveKilledWhileSuspended(t *testing.T) {
 	l.must("-c", "sim:alpha", "save", "-c", "db1", filepath.Join(t.TempDir(), "again"))
 }
 
+// saved saves db1, which runs on at alpha, and returns the file and what is in it.
+func (l *lab) saved() (file string, contents []byte) {
+	l.t.Helper()
+	file = filepath.Join(l.t.TempDir(), "db1.save")
+	l.must("-c", "sim:alpha", "save", "-c", "db1", file)
+	contents, err := os.ReadFile(file)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return file, contents
+}
+
 // TestRestoreKilled: kill -9 in the middle of a restore leaves nothing.
 func TestRestoreKilled(t *testing.T) {
 	l := newLab(t, sim.GuestConfig{})
-	file := filepath.Join(t.TempDir(), "db1.save")
-	l.must("-c", "sim:alpha", "save", "-c", "db1", file)
-	saved, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, saved := l.saved()
 	cmd := l.command("-c", "sim:beta", "restore", "-")
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -449,12 +456,7 @@ func TestRestoreRefuses(t *testing.T) {
 // restore names the place as verify does, without words of Go.
 func TestRestoreDamagedConfig(t *testing.T) {
 	l := newLab(t, sim.GuestConfig{})
-	file := filepath.Join(t.TempDir(), "db1.save")
-	l.must("-c", "sim:alpha", "save", "-c", "db1", file)
-	saved, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file, saved := l.saved()
 	for damaged, want := range map[string]string{
 		`"mem_mib":[]`: "mem_mib, at byte", `"mem_mib":4"`: "invalid character", `"mem_mic":48`: "0 MiB", `"mem_mib":{}`: "object in place of a whole number",
 	} {
@@ -475,13 +477,8 @@ func TestRestoreDamagedConfig(t *testing.T) {
 // told that it is there and how to get rid of it.
 func TestRestoreCrashes(t *testing.T) {
 	l := newLab(t, sim.GuestConfig{})
-	dir := t.TempDir()
-	file, config := filepath.Join(dir, "db1.save"), filepath.Join(dir, "big.json")
-	l.must("-c", "sim:alpha", "save", "-c", "db1", file)
-	saved, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	file, saved := l.saved()
+	config := filepath.Join(t.TempDir(), "big.json")
 	_, text, _ := bytes.Cut(saved, []byte(`{"name"`))
 	text, _, _ = bytes.Cut(text, []byte("}"))
 	big := `{"name"` + strings.Replace(string(text), `"mem_mib":48`, `"mem_mib":64`, 1) + "}"
