@@ -44,6 +44,9 @@ func (s *source) budget() []BudgetItem {
 	items := make([]BudgetItem, 0, len(s.watch.steps)+len(s.theirs))
 	add := func(host string, steps []step, ahead time.Duration) {
 		for _, st := range steps[:min(len(steps), maxSteps)] {
+			if time.Unix(0, st.EndedNs).Add(-ahead).Before(s.stopped) {
+				continue // it took nothing of the downtime
+			}
 			items = append(items, BudgetItem{
 				Name: peerText(st.Name), Host: host, From: time.Unix(0, st.BeganNs).Sub(s.stopped) - ahead,
 				Time: time.Duration(st.EndedNs - st.BeganNs),

@@ -63,6 +63,7 @@ type destination struct {
 	incoming Incoming
 	building bool // the host has been asked to make the domain
 	named    bool // it has the guest's name
+	asks     bool // the source tells when it asks the guest to suspend
 	listener *dataListener
 	keys     *keyPair
 	mem      *memory
@@ -194,7 +195,11 @@ func (d *destination) create(ctx context.Context) error {
 	}
 	d.mem = newMemory(d.incoming, d.hello.Pages)
 	d.mem.onStored = d.tellStored
-	answer := &welcome{Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name, Early: d.hello.Early, Stored: d.hello.Stored, Clock: true}
+	d.asks = d.hello.Asks && d.hello.Early // without devices there is nothing to get ready
+	answer := &welcome{
+		Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name,
+		Early: d.hello.Early, Stored: d.hello.Stored, Clock: true, Asks: d.asks,
+	}
 	if d.hello.Data != DataControl {
 		if err := d.listen(answer); err != nil {
 			return err
@@ -269,6 +274,8 @@ func (d *destination) loadStatic(ctx context.Context) error {
 }
 
 // receiveMemory takes all rounds of pages, and builds the devices beside them.
+// Once the guest is being asked to suspend, what else would be done while it is
+// suspended is done as well.
 func (d *destination) receiveMemory(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -373,14 +380,13 @@ func (d *destination) checkHash(ctx context.Context, want string) error {
 	return nil
 }
 
-// awaitGo gives the copy its name meanwhile, unless the guest may have that still.
+// awaitGo gets the copy ready to run meanwhile, where that was not done before.
 func (d *destination) awaitGo(ctx context.Context) error {
-	if d.apart {
-		if err := d.rename(ctx); err != nil {
+	if !d.asks {
+		if err := d.getReady(ctx); err != nil {
 			return err
 		}
 	}
-	d.expectSigns(ctx)
 	if _, _, err := d.link.receive(ctx, kindGo, d.opts.Limits.Ready); err != nil {
 		return err
 	}
@@ -392,6 +398,18 @@ func (d *destination) awaitGo(ctx context.Context) error {
 	_, err := d.step(fallback.EventGo, nil)
 	d.watch.note("GO on disk", begun)
 	return err
+}
+
+// getReady does what can be done before GO: the copy gets its name, unless the
+// guest may have that still, and its signs of life are looked up.
+func (d *destination) getReady(ctx context.Context) error {
+	if d.apart {
+		if err := d.rename(ctx); err != nil {
+			return err
+		}
+	}
+	d.expectSigns(ctx)
+	return nil
 }
 
 // rename gives the copy the guest's name, once.

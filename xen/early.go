@@ -31,10 +31,7 @@ func (s *source) askForDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.link.sendState(records); err != nil {
-		return err
-	}
-	return s.link.send(&message{Kind: kindPrepare})
+	return s.link.sendState(records, &message{Kind: kindPrepare})
 }
 
 // awaitDevices waits until they are there. What the guest has written in the
@@ -68,7 +65,8 @@ func (s *source) awaitReadied(ctx context.Context) error {
 }
 
 // prepare builds the devices at the destination when the source says so, beside
-// the pages that still arrive.
+// the pages that still arrive, and gets the copy ready while the guest answers
+// the request to suspend.
 func (d *destination) prepare(ctx context.Context) error {
 	if !d.hello.Early {
 		return nil
@@ -85,5 +83,11 @@ func (d *destination) prepare(ctx context.Context) error {
 	if err := d.incoming.Prepare(ctx, records); err != nil {
 		return fmt.Errorf("building the devices: %w", err)
 	}
-	return d.link.send(&message{Kind: kindReadied})
+	if err := d.link.send(&message{Kind: kindReadied}); err != nil || !d.asks {
+		return err
+	}
+	if _, _, err := d.link.receive(ctx, kindAsked, noLimit); err != nil {
+		return err
+	}
+	return d.getReady(ctx)
 }

@@ -75,7 +75,7 @@ func (s *source) describe(ctx context.Context) (*hello, error) {
 		MinVersion: ProtocolMin, MaxVersion: ProtocolMax, Program: s.opts.Program,
 		ID: s.report.ID, Host: s.report.From, Guest: s.report.Guest, Pages: s.dom.Pages(), Config: config,
 		KeepDomid: s.opts.KeepDomid, LeavePause: s.opts.LeavePaused,
-		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true, Signs: true,
+		Data: s.opts.Data, PublicKey: s.keys.fingerprint, Early: early, Stored: true, Signs: true, Asks: true,
 	}, nil
 }
 

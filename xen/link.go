@@ -295,6 +295,19 @@ func (l *Link) write(frames ...[]byte) error {
 
 // send sends a control message.
 func (l *Link) send(m *message) error {
+	return l.sendState(nil, m)
+}
+
+// sendState sends the records, each in a frame, and m behind them, all in one
+// write: the other end is not woken for each.
+func (l *Link) sendState(records []savefmt.Record, m *message) error {
+	var frames []byte
+	var err error
+	for _, r := range records {
+		if frames, err = savefmt.AppendState(frames, r); err != nil {
+			return err
+		}
+	}
 	body, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("control message %q: %w", m.Kind, err)
@@ -302,21 +315,7 @@ func (l *Link) send(m *message) error {
 	if len(body) > savefmt.MaxMessage {
 		return fmt.Errorf("control message %q has %d bytes, the limit is %d", m.Kind, len(body), savefmt.MaxMessage)
 	}
-	return l.write(savefmt.AppendFrame(nil, savefmt.FrameMessage, body))
-}
-
-// sendState sends the records, each in a frame.
-func (l *Link) sendState(records []savefmt.Record) error {
-	for _, r := range records {
-		frame, err := savefmt.AppendState(nil, r)
-		if err != nil {
-			return err
-		}
-		if err := l.write(frame); err != nil {
-			return err
-		}
-	}
-	return nil
+	return l.write(savefmt.AppendFrame(frames, savefmt.FrameMessage, body))
 }
 
 // Refuse tells the other end that this one cannot even begin, as it has no

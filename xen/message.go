@@ -27,6 +27,7 @@ const (
 	kindPrepare = "prepare" // source, if both have said early: all pages were sent once, build the devices
 	kindReadied = "readied" // destination: the devices are there
 	kindStored  = "stored"  // destination, if both have said stored: that live round is in the guest's memory here
+	kindAsked   = "asked"   // source, if both have said asks: the guest is being asked to suspend
 	kindFinal   = "final"   // source: everything is sent
 	kindReady   = "ready"   // destination: the guest is whole, and paused
 	kindGo      = "go"      // source: it is yours
@@ -71,6 +72,7 @@ type hello struct {
 	Early      bool            `json:"early,omitempty"`  // its devices may be built while it runs here
 	Stored     bool            `json:"stored,omitempty"` // tell me when a live round is stored
 	Signs      bool            `json:"signs,omitempty"`  // tell me when the guest shows that it runs there
+	Asks       bool            `json:"asks,omitempty"`   // I tell when the guest is asked to suspend
 	PublicKey  string          `json:"public_key"`       // fingerprint of the sender's TLS key
 }
 
@@ -81,6 +83,7 @@ type welcome struct {
 	Early     bool     `json:"early,omitempty"`     // send prepare: I will build the devices early
 	Stored    bool     `json:"stored,omitempty"`    // I tell when a live round is stored
 	Clock     bool     `json:"clock,omitempty"`     // I can be asked for the time
+	Asks      bool     `json:"asks,omitempty"`      // send asked: I get the copy ready to run meanwhile
 	Addresses []string `json:"addresses,omitempty"` // host:port of the data listener, best first
 	PublicKey string   `json:"public_key,omitempty"`
 	Token     string   `json:"token,omitempty"`
@@ -195,7 +198,7 @@ func decodeMessage(body []byte) (*message, error) {
 		present = m.Answer != nil
 	case kindClock:
 		present = m.Clock != nil
-	case kindGo, kindAck, kindPrepare, kindReadied:
+	case kindGo, kindAck, kindPrepare, kindReadied, kindAsked:
 		present = true
 	default:
 		return nil, fmt.Errorf("%w: unknown control message %q", ErrCorrupt, m.Kind)

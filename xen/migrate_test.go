@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,6 +89,43 @@ func TestSlowSuspend(t *testing.T) {
 	m.expectMoved(t)
 	if got, least := len(m.report.Rounds), StockMaxRounds+3; got < least {
 		t.Errorf("%d rounds, want %d at least", got, least)
+	}
+}
+
+// TestReadyBeforeTheSuspend: the copy gets its name while the guest answers the
+// request to suspend, where its devices are there by then, and else after Finish.
+func TestReadyBeforeTheSuspend(t *testing.T) {
+	for _, early := range []bool{true, false} {
+		m := newMove()
+		named := make(chan struct{})
+		m.dst.onCall = func(method string) {
+			if method == "In.Rename" {
+				close(named)
+			}
+		}
+		if early {
+			m.src.onCall = func(method string) {
+				if method != "Suspend" {
+					return
+				}
+				select {
+				case <-named:
+				case <-time.After(time.Minute):
+					t.Error("the copy gets its name only after the suspend")
+				}
+			}
+		} else {
+			m.src.failAt = map[string]error{"Preparable": ErrUnsupported}
+		}
+		m.run(t.Context(), t)
+		m.expectMoved(t)
+		finished, renamed := slices.Index(m.dst.calls, "Finish"), slices.Index(m.dst.calls, "In.Rename")
+		if (renamed < finished) != early {
+			t.Errorf("devices early: %v; the destination's calls: %q", early, m.dst.calls)
+		}
+		if renames := len(slices.DeleteFunc(m.dst.calls, func(c string) bool { return c != "In.Rename" })); renames != 1 {
+			t.Errorf("renamed %d times", renames)
+		}
 	}
 }
 

@@ -154,9 +154,6 @@ func (s *source) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.link.sendState(static); err != nil {
-		return err
-	}
 	if s.opts.Data != DataControl {
 		conns, err := dialStreams(ctx, s.welcome, s.report.ID, s.opts, s.keys)
 		switch {
@@ -182,7 +179,7 @@ func (s *source) connect(ctx context.Context) error {
 	if err := s.startSender(outs); err != nil {
 		return err
 	}
-	return s.link.send(&message{Kind: kindStreams, Streams: &streams{Connections: len(s.conns)}})
+	return s.link.sendState(static, &message{Kind: kindStreams, Streams: &streams{Connections: len(s.conns)}})
 }
 
 func (s *source) note(format string, args ...any) {
@@ -348,10 +345,7 @@ func (s *source) finalState(ctx context.Context) error {
 	}
 	begun := time.Now()
 	defer func() { s.watch.note("state sent", begun) }()
-	if err := s.link.sendState(s.final); err != nil {
-		return err
-	}
-	return s.link.send(&message{Kind: kindFinal, Final: &final{MemoryHash: s.report.MemoryHash}})
+	return s.link.sendState(s.final, &message{Kind: kindFinal, Final: &final{MemoryHash: s.report.MemoryHash}})
 }
 
 // awaitReady waits for the destination, and frees the guest's name here

@@ -17,6 +17,11 @@ func (s *source) suspend(ctx context.Context) error {
 	if err := s.endThrottle(); err != nil {
 		return err
 	}
+	if s.welcome.Asks {
+		if err := s.link.send(&message{Kind: kindAsked}); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	runs, stopped := context.WithCancelCause(ctx)
