@@ -3,6 +3,7 @@
 package xl
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strconv"
@@ -403,6 +404,26 @@ func TestRealSuspendPaused(t *testing.T) {
 		t.Errorf("suspend of a paused guest: %v, want ErrSuspendRefused", err)
 	}
 	goesOn(t, d)
+}
+
+// TestRealCheckConfig: a configuration that libxl cannot read is known before
+// the guest is saved with it.
+func TestRealCheckConfig(t *testing.T) {
+	d := realDomain(t)
+	config, err := d.Config(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.CheckConfig(t.Context(), config); err != nil {
+		t.Errorf("the guest's own configuration: %v", err)
+	}
+	bad := bytes.Replace(config, []byte(`"max_vcpus": `), []byte(`"max_vcpus": "many", "was": `), 1)
+	if bytes.Equal(bad, config) {
+		t.Fatalf("no max_vcpus in the configuration:\n%s", config)
+	}
+	if err := d.CheckConfig(t.Context(), bad); err == nil {
+		t.Error("a number that is a word was accepted")
+	}
 }
 
 func TestRealOpenTwice(t *testing.T) {
