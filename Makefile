@@ -74,11 +74,10 @@ bench-peers: ## xenferry and QEMU 10 side by side on shaped links (root; about 2
 	tree=$$(scripts/bench/qemu.sh) && $(MAKE) build && $(GO) build -o build/bench ./scripts/bench && \
 	  build/bench -qemu "$$tree" -xenferry ./xenferry -out build/bench-peers.json
 
-lab-test: ## real Xen: build the lab once, boot two hosts, run the tests (root; over an hour)
+lab-test: ## real Xen: build the lab once, boot pairs of hosts, run the tests (root; some hours)
 	scripts/lab/test.sh
 
-lab-test-long: ## real Xen: every way of every type of guest, PV included; the cuts of lab-test against stock xl (root; about an hour)
-	XENFERRY_LAB_LONG=1 scripts/lab/test.sh 4.17+4.17:shadow
+lab-test-long: ## real Xen: saves that end in the middle; PV without shadow paging; the cuts of lab-test against stock xl (root; half an hour)
 	XENFERRY_LAB_LONG=1 scripts/lab/test.sh -run 'TestPVStopped|TestHelperEnds|TestKillsStock' 4.17+4.17
 
 lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)

@@ -61,7 +61,6 @@ const differs = "verify pfn"
 // TestTypes takes a guest of each type through all cells. All its memory is
 // verified after each. PV guests can be copied live here.
 func TestTypes(t *testing.T) {
-	longOnly(t)
 	if !Find(t).Shadow {
 		t.Skip("tried on the pair whose hypervisor has shadow paging, so that PV guests can be moved live")
 	}
@@ -88,7 +87,11 @@ func TestTypes(t *testing.T) {
 func (g *Guest) throughAll(t *testing.T, cells []cell, took map[string]time.Duration) {
 	t.Helper()
 	at := g.Lab.A
-	for _, c := range cells {
+	for i, c := range cells {
+		if late() {
+			t.Logf("NOT RUN: %s: %d ways, the first is %q: the time for all was over (XENFERRY_LAB_MINUTES)", g.Name, len(cells)-i, c.name)
+			break
+		}
 		out := g.through(t, at, c, took)
 		if c.moves {
 			at = g.Lab.Other(at)
@@ -143,14 +146,14 @@ func logCells(t *testing.T, types []string, took map[string]time.Duration) {
 	for _, c := range slices.Concat(cells, compared) {
 		fmt.Fprintf(&b, "\n%-44s", c.name)
 		for _, kind := range types {
-			text := "failed"
+			text := "-"
 			if d, ok := took[kind+c.name]; ok {
 				text = fmt.Sprintf("%.1f", d.Seconds())
 			}
 			fmt.Fprintf(&b, "%8s", text)
 		}
 	}
-	t.Logf("every guest went through every cell, and its memory was whole after each:\n%s", &b)
+	t.Logf("how long each way took, after which all memory was whole (-: failed, or not run):\n%s", &b)
 }
 
 // TestPVStopped moves a PV guest on a hypervisor that cannot log its pages: it

@@ -13,11 +13,17 @@ import (
 // to be through in time (.ci/run) sets limits, and what they cut off is named;
 // by default there are none, and everything runs.
 
-// inTime skips a test that would begin after XENFERRY_LAB_END, which is set by
-// test.sh, in seconds since 1970. test.sh counts the words.
+// late tells whether XENFERRY_LAB_END is over, which is set by test.sh, in
+// seconds since 1970. test.sh counts the words NOT RUN.
+func late() bool {
+	end, err := strconv.ParseInt(os.Getenv("XENFERRY_LAB_END"), 10, 64)
+	return err == nil && time.Now().Unix() > end
+}
+
+// inTime skips a test that would begin after that.
 func inTime(t testing.TB) {
 	t.Helper()
-	if end, err := strconv.ParseInt(os.Getenv("XENFERRY_LAB_END"), 10, 64); err == nil && time.Now().Unix() > end {
+	if late() {
 		t.Skip("NOT RUN: the time for all was over (XENFERRY_LAB_MINUTES)")
 	}
 }
