@@ -100,7 +100,7 @@ func TestReadyBeforeTheSuspend(t *testing.T) {
 		named := make(chan struct{})
 		m.dst.onCall = func(method string) {
 			if method == "In.Rename" {
-				close(named)
+				close(named) // panics if it is named twice
 			}
 		}
 		if early {
@@ -122,9 +122,6 @@ func TestReadyBeforeTheSuspend(t *testing.T) {
 		finished, renamed := slices.Index(m.dst.calls, "Finish"), slices.Index(m.dst.calls, "In.Rename")
 		if (renamed < finished) != early {
 			t.Errorf("devices early: %v; the destination's calls: %q", early, m.dst.calls)
-		}
-		if renames := len(slices.DeleteFunc(m.dst.calls, func(c string) bool { return c != "In.Rename" })); renames != 1 {
-			t.Errorf("renamed %d times", renames)
 		}
 	}
 }
