@@ -29,6 +29,12 @@ type Encoder struct{ ctx *C.ZSTD_CCtx }
 // repeats. Measured on the benchmark's image: 1.3 % smaller, in the same time.
 const fastMinMatch = 5
 
+// fastWindowLog bounds the window of level 1, whose table remembers too little
+// to find anything farther back: on that image the output is the same, to a
+// thousandth, and the library's buffer stays in the processor's cache, which
+// takes a tenth off the time.
+const fastWindowLog = 19
+
 // tableLog bounds the tables of the levels from boundLevel on: 2^20 entries
 // each. Unbounded, level 22 takes 660 MiB for a connection, and with a window
 // of 4 MiB its output is 0.3 % smaller for that.
@@ -38,7 +44,7 @@ const (
 )
 
 // NewEncoder returns an encoder of a level from 1 to 22 whose matches reach
-// back up to 1<<windowLog bytes.
+// back up to 1<<windowLog bytes, of level 1 no more than 1<<fastWindowLog.
 func NewEncoder(level, windowLog int) (*Encoder, error) {
 	ctx := C.ZSTD_createCCtx()
 	if ctx == nil {
@@ -53,7 +59,7 @@ func NewEncoder(level, windowLog int) (*Encoder, error) {
 	params := []param{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}}
 	switch {
 	case level == 1:
-		params = append(params, param{C.ZSTD_c_minMatch, fastMinMatch})
+		params = append(params, param{C.ZSTD_c_minMatch, fastMinMatch}, param{C.ZSTD_c_windowLog, min(windowLog, fastWindowLog)})
 	case level >= boundLevel:
 		params = append(params, param{C.ZSTD_c_hashLog, tableLog}, param{C.ZSTD_c_chainLog, tableLog})
 	}

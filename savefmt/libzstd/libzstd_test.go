@@ -109,7 +109,7 @@ func blockHead(last bool, kind, size int) []byte {
 func TestHostile(t *testing.T) {
 	e, _ := pair(t, 1)
 	good := encode(t, e, block(8192, 1))
-	wide, err := NewEncoder(1, testWindow+1)
+	wide, err := NewEncoder(2, testWindow+1)
 	if err != nil {
 		t.Fatal(err)
 	}
