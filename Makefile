@@ -80,7 +80,7 @@ lab-test: ## real Xen: build the lab once, boot pairs of hosts, run the tests (r
 lab-test-long: ## real Xen: saves that end in the middle; PV without shadow paging; the cuts of lab-test against stock xl (root; half an hour)
 	XENFERRY_LAB_LONG=1 scripts/lab/test.sh -run 'TestPVStopped|TestHelperEnds|TestKillsStock' 4.17+4.17
 
-lab-bench: ## real Xen: xl migrate and xenferry migrate side by side (root)
+lab-bench: ## real Xen: the total time of xl migrate and xenferry migrate side by side; CHECK=1 fails where a bar is missed (root)
 	scripts/lab/bench.sh
 
 lab-bench-signal: ## real Xen 4.17: how soon a suspend is known, by event channel and by watch; saves under load; CHECK=1 fails where a bar is missed (root)

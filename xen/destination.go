@@ -187,9 +187,11 @@ func (d *destination) create(ctx context.Context) error {
 		spec.Domid = d.hello.Guest.Domid
 	}
 	d.building = true
+	begun := time.Now()
 	if d.incoming, err = d.host.Receive(ctx, spec); err != nil {
 		return err
 	}
+	created := time.Since(begun)
 	if err := d.created(ctx); err != nil {
 		return err
 	}
@@ -198,7 +200,7 @@ func (d *destination) create(ctx context.Context) error {
 	d.asks = d.hello.Asks && d.hello.Early // without devices there is nothing to get ready
 	answer := &welcome{
 		Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name,
-		Early: d.hello.Early, Stored: d.hello.Stored, Clock: true, Asks: d.asks,
+		Early: d.hello.Early, Stored: d.hello.Stored, Clock: true, Asks: d.asks, CreateNs: created.Nanoseconds(),
 	}
 	if d.hello.Data != DataControl {
 		if err := d.listen(answer); err != nil {

@@ -3,6 +3,7 @@ package xen
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/xenferry/xenferry/fallback"
 )
@@ -87,6 +88,7 @@ func (s *source) welcomed(ctx context.Context, early bool) error {
 	}
 	s.welcome = m.Welcome
 	s.early = early && s.welcome.Early
+	s.report.Created = time.Duration(s.welcome.CreateNs)
 	if s.welcome.Host != "" {
 		s.report.To = peerText(s.welcome.Host)
 	}

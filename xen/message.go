@@ -84,6 +84,7 @@ type welcome struct {
 	Stored    bool     `json:"stored,omitempty"`    // I tell when a live round is stored
 	Clock     bool     `json:"clock,omitempty"`     // I can be asked for the time
 	Asks      bool     `json:"asks,omitempty"`      // send asked: I get the copy ready to run meanwhile
+	CreateNs  int64    `json:"create_ns,omitempty"` // what this host took to make the domain
 	Addresses []string `json:"addresses,omitempty"` // host:port of the data listener, best first
 	PublicKey string   `json:"public_key,omitempty"`
 	Token     string   `json:"token,omitempty"`

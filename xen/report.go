@@ -27,6 +27,9 @@ type Report struct {
 	// SuspendWait is from the request until the guest had stopped. Part of it
 	// the guest still ran.
 	SuspendWait time.Duration `json:"suspend_wait_ns"`
+	// Created is how long the destination's host took to make the domain, before
+	// any page could be sent.
+	Created time.Duration `json:"created_ns"`
 	// Devices is how long the last live round had to wait until the
 	// destination had built the devices: the guest ran meanwhile.
 	Devices time.Duration `json:"devices_ns"`

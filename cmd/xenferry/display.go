@@ -169,7 +169,8 @@ func printDowntime(out io.Writer, r *xen.Report) {
 		fmt.Fprintf(w, "%.1f\t%.1f\t  %s\t  %s\t\n", ms(b.From), ms(b.Time), b.Host, b.Name)
 	}
 	w.Flush()
-	fmt.Fprintf(out, "before it, while the guest ran: asked to suspend for %.1f ms, waited for its devices at %s for %.1f ms\n", ms(r.SuspendWait), r.To, ms(r.Devices))
+	fmt.Fprintf(out, "before it, while the guest ran: its domain at %s made in %.1f ms, waited for its devices there for %.1f ms, asked to suspend for %.1f ms\n",
+		r.To, ms(r.Created), ms(r.Devices), ms(r.SuspendWait))
 }
 
 const inDoubtText = `in doubt: %[1]s was handed to %[2]s and no answer came. It may run there, so it is kept suspended at %[3]s (domain %[4]d).

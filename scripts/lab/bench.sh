@@ -1,8 +1,12 @@
 #!/bin/bash
 # bench.sh [PAIR]: boots two hosts (4.17+4.17 by default) and moves one PVH and one HVM guest between them with each
-# tool in turn: xl over ssh, xl over plain TCP, xenferry. Prints total time and downtime side by side. Root.
+# tool in turn: xl over ssh, xl over plain TCP, xenferry. Prints total time, libxl's part of it and downtime side by side,
+# and writes build/lab-bench.json. Root; leave the machine alone.
 #
 #   XENFERRY_LAB_ROUNDS=N   how often each (3)
+#   CHECK=1                 fails where a bar is missed
 set -euo pipefail
-export XENFERRY_LAB_BENCH=1
-exec "$(dirname "$0")/test.sh" -run '^TestBench$' "${1:-4.17+4.17}"
+dir=$(cd "$(dirname "$0")" && pwd)
+export XENFERRY_LAB_BENCH=${XENFERRY_LAB_BENCH:-$dir/../../build/lab-bench.json}
+mkdir -p "$(dirname "$XENFERRY_LAB_BENCH")"
+exec "$dir/test.sh" -run '^TestBench$' "${1:-4.17+4.17}"

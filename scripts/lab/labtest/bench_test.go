@@ -3,41 +3,91 @@
 package labtest
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"github.com/xenferry/xenferry/scripts/lab/bar"
+	"github.com/xenferry/xenferry/xen"
 )
 
 // way is one way to move a guest.
 type way struct {
 	name    string
 	command string // up to the guest's name
+	stock   bool
 }
 
 // The lab's ssh is emulated and slow, so stock xl is measured over plain TCP as
 // well: nc takes the place of ssh, and a waiting nc starts the receiver.
-var ways = []way{
-	{"xl migrate, over ssh", "xl migrate"},
-	{"xl migrate, over plain TCP", "xl migrate -s /tmp/tcp-to"},
-	{"xenferry migrate (TLS)", "xenferry migrate"},
-	{"xenferry migrate --data plain", "xenferry migrate --data plain"},
+var (
+	stockSSH = way{"xl migrate, over ssh", "xl migrate", true}
+	stockTCP = way{"xl migrate, over plain TCP", "xl migrate -s /tmp/tcp-to", true}
+	ferryTLS = way{"xenferry migrate (TLS)", "xenferry migrate --json", false}
+	ferryTCP = way{"xenferry migrate --data plain", "xenferry migrate --json --data plain", false}
+
+	ways = []way{stockSSH, stockTCP, ferryTLS, ferryTCP}
+)
+
+// What the total time is held to, beside stock xl in the same run.
+const (
+	mostOfSSH = 1.0 / 4 // of xl over ssh, with TLS
+	mostOfTCP = 1.0 / 3 // of xl over plain TCP, plain as well
+)
+
+// result is one migration. Libxl is what of Total libxl took, in which no engine
+// has a part: the domain at the destination made, its devices, as far as they
+// were waited for, and the domain at the source destroyed.
+type result struct {
+	Total time.Duration `json:"total_ns"`
+	Libxl time.Duration `json:"libxl_ns"`
+	Pause Pause         `json:"pause"`
 }
+
+// own is what the engine took.
+func (r result) own() time.Duration { return r.Total - r.Libxl }
 
 // TestBench moves one guest with each tool, there and back, as often as
 // XENFERRY_LAB_ROUNDS says (3), and prints total time and downtime side by
 // side. Downtime is the longest silence that the listener of the host where
 // the guest arrives heard on the guests' network, with one clock for both.
+// XENFERRY_LAB_BENCH names the file for all figures.
 func TestBench(t *testing.T) {
-	if os.Getenv("XENFERRY_LAB_BENCH") == "" {
+	file := os.Getenv("XENFERRY_LAB_BENCH")
+	if file == "" {
 		t.Skip("a measurement, not a test: run make lab-bench")
 	}
 	rounds := roundsOr(t, 3)
+	all := map[string]map[string][]result{}
+	var bars []bar.Bar
 	for _, kind := range []string{"pvh", "hvm"} {
-		t.Run(kind, func(t *testing.T) { bench(t, kind, rounds) })
+		t.Run(kind, func(t *testing.T) {
+			all[kind] = map[string][]result{}
+			bench(t, kind, rounds, all[kind])
+			bars = append(bars, totalBars(kind, rounds, all[kind])...)
+		})
+	}
+	for kind, results := range all {
+		printResults(kind, results)
+	}
+	text, err := json.MarshalIndent(map[string]any{"results": all, "bars": bars}, "", " ")
+	if err == nil {
+		err = os.WriteFile(file, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	missed := bar.Print(os.Stdout, bars)
+	fmt.Printf("\nAll figures are in %s.\n", file)
+	if os.Getenv("CHECK") == "1" && missed > 0 {
+		t.Errorf("%d of %d bars are missed", missed, len(bars))
 	}
 }
 
@@ -55,44 +105,134 @@ func roundsOr(t *testing.T, usual int) int {
 	return rounds
 }
 
-func bench(t *testing.T, kind string, rounds int) {
+func bench(t *testing.T, kind string, rounds int, results map[string][]result) {
 	l := Open(t)
-	g := l.CreateGuest(t, l.A, "bench-"+kind, GuestOptions{Type: kind, Args: []string{"xfg.mem=64", "xfg.workload=hot:4MB/s,set=8MiB", "xfg.net_ms=10"}})
-	results := make([][]result, len(ways))
+	g := l.CreateGuest(t, l.A, "bench-"+kind, GuestOptions{Type: kind, MemoryMB: 384,
+		Args: []string{"xfg.mem=256", "xfg.workload=hot:4MB/s,set=8MiB", "xfg.net_ms=10"}})
 	from := l.A
 	for range rounds {
-		for i, w := range ways {
-			results[i] = append(results[i], g.measure(t, from, w))
+		for _, w := range ways {
+			results[w.name] = append(results[w.name], g.measure(t, from, w))
 			from = l.Other(from)
 		}
 	}
-	printResults(kind, results)
 	g.Shutdown(t, from)
 }
 
-type result struct {
-	total time.Duration
-	pause Pause
-}
-
+// measure moves the guest. The clock that takes the time is the host's.
 func (g *Guest) measure(t *testing.T, from *Host, w way) result {
 	t.Helper()
 	to := g.Lab.Other(from)
 	installTCP(t, from, to, stockReceive)
 	before := g.AssertClean(t, from)
 	g.Lab.Mark(t)
-	start := time.Now()
-	from.Must(t, fmt.Sprintf("%s %s %s", w.command, g.Name, to.Name))
-	total := time.Since(start)
+	command := fmt.Sprintf("%s %s %s", w.command, g.Name, to.Name)
+	if w.stock {
+		command = "{ " + command + " 2>&1; echo \"exit code $?\"; } | listen stamp > /tmp/xl-send.log"
+	}
+	out := from.Must(t, "began=$(date +%s%N); "+command+" && echo $began $(date +%s%N)")
+	var r result
+	began, ended := lastTimes(t, out)
+	r.Total = ended.Sub(began)
+	if w.stock {
+		r.Libxl = stockLibxl(t, from.Must(t, "cat /tmp/xl-send.log"), to.Must(t, "cat /tmp/xl-receive.log"), w == stockSSH, ended)
+	} else {
+		r.Libxl = ferryLibxl(t, out)
+	}
 	g.AssertClean(t, to)
-	p := g.Pause(t, to, before.N)
-	t.Logf("%s, %s to %s: total %v, %v", w.name, from.Name, to.Name, total, p)
-	return result{total, p}
+	r.Pause = g.Pause(t, to, before.N)
+	t.Logf("%s, %s to %s: total %v, %v of it libxl's; %v", w.name, from.Name, to.Name, r.Total, r.Libxl, r.Pause)
+	return r
+}
+
+// lastTimes reads the last line: two times in ns since 1970.
+func lastTimes(t *testing.T, out string) (began, ended time.Time) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	var a, b int64
+	if _, err := fmt.Sscan(lines[len(lines)-1], &a, &b); err != nil {
+		t.Fatalf("no times at the end of:\n%s", out)
+	}
+	return time.Unix(0, a), time.Unix(0, b)
+}
+
+// Lines of xl's log between which libxl alone is at work, all but the last of
+// the receiver.
+var libxlMarks = []*regexp.Regexp{
+	regexp.MustCompile(`(?m)^(\d+) migration target: Ready to receive domain`),
+	regexp.MustCompile(`(?m)^(\d+) .*Restoring domain`), // its helper begins
+	regexp.MustCompile(`(?m)^(\d+) .*Restore successful`),
+	regexp.MustCompile(`(?m)^(\d+) migration target: Transfer complete`),
+	regexp.MustCompile(`(?m)^(\d+) migration sender: Target reports successful startup`),
+}
+
+// stockLibxl reads libxl's part out of the logs of both ends, whose clocks
+// agree. Over ssh the sender's log has the receiver's in it.
+func stockLibxl(t *testing.T, sent, received string, one bool, ended time.Time) time.Duration {
+	t.Helper()
+	if !strings.Contains(sent, " exit code 0\n") {
+		t.Fatalf("xl migrate failed:\n%s\n%s", sent, received)
+	}
+	var at []time.Time
+	for i, mark := range libxlMarks {
+		log := received
+		if one || i == len(libxlMarks)-1 {
+			log = sent
+		}
+		m := mark.FindStringSubmatch(log)
+		if m == nil {
+			t.Fatalf("xl has not logged %v:\n%s\n%s", mark, sent, received)
+		}
+		ns, _ := strconv.ParseInt(m[1], 10, 64)
+		at = append(at, time.Unix(0, ns))
+	}
+	return at[1].Sub(at[0]) + at[3].Sub(at[2]) + ended.Sub(at[4])
+}
+
+// ferryLibxl reads it out of the report.
+func ferryLibxl(t *testing.T, out string) time.Duration {
+	t.Helper()
+	var report *xen.Report
+	for line := range strings.Lines(out) {
+		var e xen.Event
+		if json.Unmarshal([]byte(line), &e) == nil && e.Report != nil {
+			report = e.Report
+		}
+	}
+	if report == nil {
+		t.Fatalf("no report in:\n%s", out)
+	}
+	libxl := report.Created + report.Devices
+	for _, p := range report.Phases {
+		if p.Name == "destroy" {
+			libxl += p.Time
+		}
+	}
+	return libxl
+}
+
+// totalBars compares the totals without libxl's part.
+func totalBars(kind string, rounds int, results map[string][]result) []bar.Bar {
+	one := func(most float64, ours, stock way) bar.Bar {
+		return bar.Bar{
+			Name:   fmt.Sprintf("%s: %s to %s, total without libxl's part", kind, ours.name, stock.name),
+			Figure: ratio(owns(results[ours.name]), owns(results[stock.name])), Most: most,
+			Few: len(results[ours.name]) < rounds || len(results[stock.name]) < rounds,
+		}
+	}
+	return []bar.Bar{one(mostOfSSH, ferryTLS, stockSSH), one(mostOfTCP, ferryTCP, stockTCP)}
+}
+
+func owns(rs []result) (d []time.Duration) {
+	for _, r := range rs {
+		d = append(d, r.own())
+	}
+	return d
 }
 
 // stockReceive is a receiver. Its stdout, and its descriptor 3, lead to the
 // sender.
-const stockReceive = "xl migrate-receive 2> /tmp/xl-receive.log"
+const stockReceive = "xl migrate-receive 2>&1 >&3 | listen stamp > /tmp/xl-receive.log"
 
 // installTCP makes /tmp/tcp-to on from, which stands in for ssh: it connects
 // its stdin and stdout with a receiver on to.
@@ -104,15 +244,19 @@ func installTCP(t *testing.T, from, to *Host, receive string) {
 }
 
 // printResults prints a table to stdout: it is what the command is for.
-func printResults(kind string, results [][]result) {
+func printResults(kind string, results map[string][]result) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "%s guest\ttotal, median\tmin to max\tdowntime, median\tmin to max\n", kind)
-	for i, rs := range results {
-		var totals, downs []time.Duration
-		for _, r := range rs {
-			totals, downs = append(totals, r.total), append(downs, r.pause.Network)
+	fmt.Fprintf(w, "%s guest\ttotal, median\tmin to max\tof it libxl's\twithout it\tdowntime, median\tmin to max\n", kind)
+	for _, way := range ways {
+		var totals, parts, downs []time.Duration
+		for _, r := range results[way.name] {
+			totals, parts, downs = append(totals, r.Total), append(parts, r.Libxl), append(downs, r.Pause.Network)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", ways[i].name, spread(totals), spread(downs))
+		if len(totals) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%s\t%.2f s\t%.2f s\t%s\n", way.name, spread(totals), median(parts).Seconds(),
+			median(owns(results[way.name])).Seconds(), spread(downs))
 	}
 	w.Flush()
 }

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -89,8 +88,7 @@ func (d *downtime) measure(t *testing.T, rounds int) {
 	g := l.CreateGuest(t, l.A, "down-"+d.Type, GuestOptions{Type: d.Type, Args: []string{"xfg.mem=64", "xfg.workload=hot:4MB/s,set=8MiB", "xfg.net_ms=10"}})
 	from := l.A
 	for range rounds {
-		stock := ways[slices.IndexFunc(ways, func(w way) bool { return strings.HasSuffix(w.name, "over plain TCP") })]
-		p := g.measure(t, from, stock).pause
+		p := g.measure(t, from, stockTCP).Pause
 		d.StockBeats, d.StockNetwork = append(d.StockBeats, p.Beats), append(d.StockNetwork, p.Network)
 		from = l.Other(from)
 
