@@ -64,7 +64,8 @@ type codec struct {
 	name       string
 	codec      Codec
 	level      int // used unless one is asked for
-	highest    int // levels are 1 to highest; 0: it has none
+	fastest    int // levels are 1 to highest, and if below 0 fastest to -1
+	highest    int // 0: it has no levels
 	newEncoder func(level int) (Encoder, error)
 	newDecoder func() (Decoder, error)
 }
@@ -73,8 +74,19 @@ type codec struct {
 var codecs = []codec{
 	{name: "off", codec: CodecRaw},
 	{name: "s2", codec: CodecS2, newEncoder: newS2Encoder, newDecoder: newS2Decoder},
-	{name: "zstd", codec: CodecZstd, level: 1, highest: 22, newEncoder: newZstdEncoder, newDecoder: newZstdDecoder},
+	{name: "zstd", codec: CodecZstd, level: 1, fastest: zstdFastest, highest: 22, newEncoder: newZstdEncoder, newDecoder: newZstdDecoder},
 	{name: "zlib", codec: CodecZlib, level: 1, highest: 9, newEncoder: newZlibEncoder, newDecoder: newZlibDecoder},
+}
+
+// has tells whether the codec has that level.
+func (c *codec) has(level int) bool { return level >= c.fastest && level <= c.highest && level != 0 }
+
+// levels names them.
+func (c *codec) levels() string {
+	if c.fastest < 0 {
+		return fmt.Sprintf("1 to %d, and %d to -1, which are faster", c.highest, c.fastest)
+	}
+	return fmt.Sprintf("1 to %d", c.highest)
 }
 
 // ParseMethod reads "off", "s2", "zstd", "zstd:3" and their like.
@@ -92,8 +104,8 @@ func ParseMethod(s string) (Method, error) {
 		switch {
 		case c.highest == 0:
 			return Method{}, fmt.Errorf("%q: %s has no levels", s, name)
-		case err != nil || level < 1 || level > c.highest:
-			return Method{}, fmt.Errorf("%q: levels of %s are 1 to %d", s, name, c.highest)
+		case err != nil || !c.has(level):
+			return Method{}, fmt.Errorf("%q: levels of %s are %s", s, name, c.levels())
 		}
 		m.Level = level
 		return m, nil

@@ -8,6 +8,15 @@ import (
 	"testing"
 )
 
+func TestParseFastLevels(t *testing.T) {
+	if m, err := ParseMethod("zstd:-3"); err != nil || m != FastMethod || m.String() != "zstd:-3" {
+		t.Errorf("%v, %v", m, err)
+	}
+	if m, err := ParseMethod("zstd:-8"); err == nil {
+		t.Errorf("level -8: %v", m)
+	}
+}
+
 // TestZstdsReadEachOther: blocks of pages, with the history of those before
 // them, a reset between, and pages in pieces, from each encoder to each decoder.
 func TestZstdsReadEachOther(t *testing.T) {
@@ -15,7 +24,10 @@ func TestZstdsReadEachOther(t *testing.T) {
 	decoders := map[string]func() (Decoder, error){"Go": newGoZstdDecoder, "C": newZstdDecoder}
 	for from, newEncoder := range encoders {
 		for to, newDecoder := range decoders {
-			for _, level := range []int{1, 3, 9} {
+			for _, level := range []int{1, 3, 9, FastMethod.Level} {
+				if from == "Go" && level < 1 {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s-%s-%d", from, to, level), func(t *testing.T) {
 					enc, err := newEncoder(level)
 					if err != nil {

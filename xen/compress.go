@@ -40,6 +40,6 @@ func (c Compression) String() string {
 // strongest. zlib is not among them: zstd is both faster and stronger.
 var autoMethods = []savefmt.Method{
 	{Codec: savefmt.CodecRaw},
-	{Codec: savefmt.CodecS2},
+	savefmt.FastMethod,
 	{Codec: savefmt.CodecZstd, Level: 1},
 }

@@ -71,9 +71,9 @@ func TestControllerSettles(t *testing.T) {
 	}{
 		{"100 Mbit/s", simLink{false, 2, 12e6, rates(1, 1, 2.3, 3.2)}, "zstd:1"},
 		{"1 Gbit/s", simLink{false, 2, 118e6, rates(1, 1, 2.3, 3.2)}, ""},
-		{"2.5 Gbit/s", simLink{false, 2, 295e6, rates(1, 1, 2.3, 3.2)}, "s2"},
+		{"2.5 Gbit/s", simLink{false, 2, 295e6, rates(1, 1, 2.3, 3.2)}, savefmt.FastMethod.String()},
 		{"10 Gbit/s", simLink{false, 2, 1180e6, rates(1, 1, 2.3, 3.2)}, "off"},
-		{"10 Gbit/s, many cores", simLink{false, 8, 1180e6, rates(4, 1, 2.3, 3.2)}, "s2"},
+		{"10 Gbit/s, many cores", simLink{false, 8, 1180e6, rates(4, 1, 2.3, 3.2)}, savefmt.FastMethod.String()},
 		{"loopback", simLink{false, 2, 2500e6, rates(1, 1, 2.3, 3.2)}, "off"},
 		{"1 Gbit/s, slow cores", simLink{false, 2, 118e6, rates(0.1, 1, 2.3, 3.2)}, "off"},
 		{"1 Gbit/s, incompressible", simLink{false, 2, 118e6, rates(1, 1, 1, 1.01)}, "off"},
