@@ -314,7 +314,7 @@ func BenchmarkFrameHead(b *testing.B) {
 	for b.Loop() {
 		table = AppendTable(table[:0], entries, sums)
 		var err error
-		if parsed, got, err = ParseTable(table, MaxPages, parsed, got); err != nil {
+		if parsed, got, err = ParseTable(table, MaxPages, MaxPages, parsed, got); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -56,7 +56,7 @@ func AppendParsedCopies(dst []Copy, body []byte, limit uint64) ([]Copy, error) {
 			Source: binary.LittleEndian.Uint64(body[8:]),
 			Sum:    binary.LittleEndian.Uint32(body[16:]),
 		}
-		if err := checkEntry(c.Entry, next, limit); err != nil {
+		if err := checkRun(c.Entry, 1, next, limit); err != nil {
 			return dst, err
 		}
 		if c.Entry.Content() != ContentData || c.Source >= limit || c.Source == c.Entry.PFN() {

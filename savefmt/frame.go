@@ -58,7 +58,7 @@ var ErrNotFrame = errors.New("not a xenferry frame")
 //
 //	offset  0       4       5       6       8      12      16      20       24     28
 //	       +-------+-------+-------+-------+------+-------+-------+--------+------+-------+
-//	       | magic | type  | codec | flags | round| count | length| bodyCRC| zero | crc   |
+//	       | magic | type  | codec | flags | round| count | length| bodyCRC| table| crc   |
 //	       | u32   | u8    | u8    | u16   | u32  | u32   | u32   | u32    | u32  | u32   |
 //	       +-------+-------+-------+-------+------+-------+-------+--------+------+-------+
 //
@@ -68,7 +68,9 @@ type Header struct {
 	Codec Codec
 	Flags uint16
 	Round uint32 // pages, round end: number of the round, from 0
-	Count uint32 // pages: entries in the table
+	Count uint32 // pages: how many
+	// Table is the number of bytes of the table of a pages frame; 0 for others.
+	Table uint32
 	// Length is the number of body bytes after the header; for pages, of
 	// those after the table.
 	Length uint32
@@ -93,7 +95,7 @@ func (h *Header) Put(b []byte) {
 	le.PutUint32(b[12:], h.Count)
 	le.PutUint32(b[16:], h.Length)
 	le.PutUint32(b[20:], h.BodyCRC)
-	le.PutUint32(b[24:], 0)
+	le.PutUint32(b[24:], h.Table)
 	le.PutUint32(b[28:], Checksum(b[:28]))
 }
 
@@ -113,8 +115,9 @@ func ParseHeader(b []byte) (Header, error) {
 	h := Header{
 		Type: FrameType(b[4]), Codec: Codec(b[5]), Flags: le.Uint16(b[6:]), Round: le.Uint32(b[8:]),
 		Count: le.Uint32(b[12:]), Length: le.Uint32(b[16:]), BodyCRC: le.Uint32(b[20:]),
+		Table: le.Uint32(b[24:]),
 	}
-	if le.Uint32(b[24:]) != 0 || h.Flags&^flagsKnown != 0 {
+	if h.Table != 0 && h.Type != FramePages || h.Flags&^flagsKnown != 0 {
 		return Header{}, fmt.Errorf("frame header: reserved bits are set (flags %#x)", h.Flags)
 	}
 	return h, h.check()
@@ -143,6 +146,9 @@ func (h *Header) check() error {
 	case FramePages:
 		if h.Count == 0 || h.Count > MaxPages {
 			return fmt.Errorf("pages frame claims %d pages, the limit is 1 to %d", h.Count, MaxPages)
+		}
+		if least, most := uint32(runSize), uint32(MaxTable(int(h.Count))); h.Table < least || h.Table > most {
+			return fmt.Errorf("pages frame claims a table of %d bytes for %d pages, the limit is %d to %d", h.Table, h.Count, least, most)
 		}
 		limit := uint32(MaxPayload)
 		if h.Codec != CodecRaw {

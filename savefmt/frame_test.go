@@ -2,7 +2,9 @@ package savefmt
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -49,7 +51,10 @@ func TestHeaderLimits(t *testing.T) {
 		{"ping with a body", Header{Type: FramePing, Length: 1}, "ping frame claims"},
 		{"no pages", Header{Type: FramePages}, "claims 0 pages"},
 		{"too many pages", Header{Type: FramePages, Count: MaxPages + 1}, "claims 257 pages"},
-		{"payload too long", Header{Type: FramePages, Count: 1, Length: MaxPayload + 1}, "pages frame claims"},
+		{"payload too long", Header{Type: FramePages, Count: 1, Table: 12, Length: MaxPayload + 1}, "pages frame claims"},
+		{"no table", Header{Type: FramePages, Count: 1}, "a table of 0 bytes"},
+		{"table too long", Header{Type: FramePages, Count: 2, Table: 25}, "a table of 25 bytes"},
+		{"a ping's table", Header{Type: FramePing, Table: 8}, "reserved"},
 		{"round end", Header{Type: FrameRoundEnd, Length: 4}, "want 8"},
 		{"unknown type", Header{Type: 99}, "unknown frame type 99"},
 		{"unknown flag", Header{Type: FramePing, Flags: 1 << 15}, "reserved bits"},
@@ -83,46 +88,74 @@ func TestStateRoundTrip(t *testing.T) {
 }
 
 func TestPageTable(t *testing.T) {
-	entries := []PageEntry{
-		NewPageEntry(0, ContentData, 5), NewPageEntry(0, ContentZero, 6), NewPageEntry(0xF, ContentNone, 9),
+	full := make([]PageEntry, MaxPages)
+	for i := range full {
+		full[i] = NewPageEntry(0, ContentZero, uint64(i))
 	}
-	table := AppendTable(nil, entries, []uint32{0xABCD, 0, 0})
-	if len(table) != TableSize(3) {
-		t.Fatalf("table of %d bytes, want %d", len(table), TableSize(3))
-	}
-	got, sums, err := ParseTable(table, 10, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, e := range entries {
-		if got[i] != e {
-			t.Errorf("entry %d is %#x, want %#x", i, got[i], e)
+	for _, tt := range []struct {
+		entries []PageEntry
+		size    int
+	}{
+		{[]PageEntry{NewPageEntry(0, ContentData, 9)}, 8 + 4},
+		{[]PageEntry{NewPageEntry(0, ContentData, 5), NewPageEntry(0, ContentZero, 6), NewPageEntry(0xF, ContentNone, 9)}, 3*8 + 4},
+		{[]PageEntry{NewPageEntry(0, ContentData, 3), NewPageEntry(0, ContentData, 4), NewPageEntry(0, ContentData, 6)}, 2*8 + 3*4},
+		{[]PageEntry{NewPageEntry(0, ContentZero, 3), NewPageEntry(1, ContentZero, 4)}, 2 * 8},
+		{full, 8},
+	} {
+		sums := make([]uint32, len(tt.entries))
+		for i, e := range tt.entries {
+			if e.Content() == ContentData {
+				sums[i] = uint32(0xABCD + i)
+			}
 		}
-	}
-	if sums[0] != 0xABCD {
-		t.Errorf("checksum %#x", sums[0])
+		table := AppendTable([]byte("before"), tt.entries, sums)[len("before"):]
+		if len(table) != tt.size || len(table) > MaxTable(len(tt.entries)) {
+			t.Errorf("%#x: a table of %d bytes, want %d", tt.entries, len(table), tt.size)
+		}
+		got, gotSums, err := ParseTable(table, len(tt.entries), MaxPages, nil, nil)
+		if err != nil || !slices.Equal(got, tt.entries) || !slices.Equal(gotSums, sums) {
+			t.Errorf("%#x, %#x became %#x, %#x, %v", tt.entries, sums, got, gotSums, err)
+		}
 	}
 }
 
+// TestPageTableRefuses gives tables of two pages that the guest, of 10, must not
+// have.
 func TestPageTableRefuses(t *testing.T) {
-	tests := map[string][]PageEntry{
-		"beyond the end":  {NewPageEntry(0, ContentData, 10)},
-		"out of order":    {NewPageEntry(0, ContentData, 5), NewPageEntry(0, ContentData, 5)},
-		"reserved bits":   {PageEntry(1 << 52)},
-		"data for XTAB":   {NewPageEntry(0xF, ContentData, 1)},
-		"none for normal": {NewPageEntry(0, ContentNone, 1)},
-		"unknown content": {NewPageEntry(0, 7, 1)},
+	const data, zero, none = ContentData, ContentZero, ContentNone
+	run := func(e PageEntry, more uint64) uint64 { return uint64(e) | more<<runShift }
+	tests := map[string]struct {
+		runs []uint64
+		sums int
+		want string
+	}{
+		"nothing":         {nil, 0, "after 0 of 2 pages"},
+		"one page":        {[]uint64{run(NewPageEntry(0, zero, 1), 0)}, 0, "after 1 of 2 pages"},
+		"three pages":     {[]uint64{run(NewPageEntry(0, zero, 1), 2)}, 0, "more than the frame's"},
+		"beyond the end":  {[]uint64{run(NewPageEntry(0, zero, 10), 1)}, 0, "beyond"},
+		"half beyond":     {[]uint64{run(NewPageEntry(0, zero, 9), 1)}, 0, "beyond"},
+		"far beyond":      {[]uint64{run(NewPageEntry(0, zero, 1<<runShift-1), 1)}, 0, "beyond"},
+		"twice":           {[]uint64{run(NewPageEntry(0, zero, 5), 0), run(NewPageEntry(0, zero, 5), 0)}, 0, "out of order"},
+		"back":            {[]uint64{run(NewPageEntry(0, zero, 5), 0), run(NewPageEntry(0, data, 4), 0)}, 1, "out of order"},
+		"cut in two":      {[]uint64{run(NewPageEntry(0, zero, 5), 0), run(NewPageEntry(0, zero, 6), 0)}, 0, "goes on"},
+		"reserved bits":   {[]uint64{1<<52 | run(NewPageEntry(0, zero, 1), 1)}, 0, "reserved"},
+		"data for XTAB":   {[]uint64{run(NewPageEntry(0xF, data, 1), 1)}, 2, "content 0"},
+		"none for normal": {[]uint64{run(NewPageEntry(0, none, 1), 1)}, 0, "content 2"},
+		"unknown content": {[]uint64{run(NewPageEntry(0, 7, 1), 1)}, 0, "content 7"},
+		"a sum too few":   {[]uint64{run(NewPageEntry(0, data, 1), 1)}, 1, "checksums of 1 of 2"},
+		"a sum too many":  {[]uint64{run(NewPageEntry(0, zero, 1), 1)}, 1, "4 bytes longer"},
 	}
-	for name, entries := range tests {
+	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			table := AppendTable(nil, entries, make([]uint32, len(entries)))
-			if _, _, err := ParseTable(table, 10, nil, nil); err == nil {
-				t.Fatal("accepted")
+			var table []byte
+			for _, r := range tt.runs {
+				table = binary.LittleEndian.AppendUint64(table, r)
+			}
+			table = append(table, make([]byte, 4*tt.sums)...)
+			if _, _, err := ParseTable(table, 2, 10, nil, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("%v, want %q", err, tt.want)
 			}
 		})
-	}
-	if _, _, err := ParseTable(make([]byte, 13), 10, nil, nil); err == nil {
-		t.Fatal("a table of 13 bytes was accepted")
 	}
 }
 
@@ -143,9 +176,15 @@ func FuzzParseHeader(f *testing.F) {
 }
 
 func FuzzParseTable(f *testing.F) {
-	f.Add(AppendTable(nil, []PageEntry{NewPageEntry(0, ContentData, 1)}, []uint32{7}))
+	f.Add(AppendTable([]byte{0}, []PageEntry{NewPageEntry(0, ContentData, 1)}, []uint32{7}))
+	f.Add(AppendTable([]byte{1}, []PageEntry{NewPageEntry(0, ContentZero, 1), NewPageEntry(0, ContentZero, 2)}, []uint32{0, 0}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		entries, sums, err := ParseTable(b, 1<<20, nil, nil)
+		if len(b) == 0 {
+			return
+		}
+		count := int(b[0]) + 1
+		b = b[1:]
+		entries, sums, err := ParseTable(b, count, 1<<20, nil, nil)
 		if err == nil && !bytes.Equal(AppendTable(nil, entries, sums), b) {
 			t.Fatalf("%x does not write back", b)
 		}

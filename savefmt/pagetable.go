@@ -11,6 +11,10 @@ import (
 //	bits 59-56  content: how the page's contents travel
 //	bits 55-52  zero
 //	bits 51-0   pfn
+//
+// In a page table it stands for all pages of a run, which have type and content
+// in common and whose pfns follow each other. Bits 51-44, above the highest pfn
+// that there can be, then say how many follow the first: 0 to 255.
 type PageEntry uint64
 
 // Content is how the contents of one page travel.
@@ -23,7 +27,11 @@ const (
 	ContentNone Content = 2 // the type has no contents
 )
 
-const pfnMask = 1<<52 - 1
+const (
+	pfnMask  = 1<<52 - 1
+	runShift = 44
+	runMask  = 255 << runShift
+)
 
 // NewPageEntry packs an entry. typ is four bits, pfn 52.
 func NewPageEntry(typ uint8, c Content, pfn uint64) PageEntry {
@@ -39,43 +47,76 @@ func (e PageEntry) Content() Content { return Content(e>>56) & 15 }
 // PFN returns the page frame number.
 func (e PageEntry) PFN() uint64 { return uint64(e) & pfnMask }
 
-// entrySize is the length of an entry with its checksum.
-const entrySize = 8 + 4
+// Sizes in a page table.
+const (
+	runSize = 8
+	sumSize = 4
+)
 
-// TableSize is the length in bytes of the table of n pages.
-func TableSize(n int) int { return n * entrySize }
+// MaxTable is the length in bytes of the table of n pages at most.
+func MaxTable(n int) int { return n * (runSize + sumSize) }
 
-// AppendTable appends the table of a pages frame: all entries (u64 each), then
-// for each the CRC-32C of the page's contents (u32, 0 where there are none).
+// AppendTable appends the table of a pages frame: the runs of its entries (u64
+// each), then for each page that travels as data the CRC-32C of its contents
+// (u32). Its pfns must ascend and be below 2^44.
 func AppendTable(dst []byte, entries []PageEntry, sums []uint32) []byte {
-	for _, e := range entries {
-		dst = binary.LittleEndian.AppendUint64(dst, uint64(e))
+	for i := 0; i < len(entries); {
+		n := 1
+		for i+n < len(entries) && n < MaxPages && entries[i+n] == entries[i]+PageEntry(n) {
+			n++
+		}
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(entries[i])|uint64(n-1)<<runShift)
+		i += n
 	}
-	for _, s := range sums {
-		dst = binary.LittleEndian.AppendUint32(dst, s)
+	for i, e := range entries {
+		if e.Content() == ContentData {
+			dst = binary.LittleEndian.AppendUint32(dst, sums[i])
+		}
 	}
 	return dst
 }
 
-// ParseTable reads the table of a pages frame into entries and sums, which it
-// returns with their new length. It checks that pfns ascend and are below
-// limit, and that type and content go together. It allocates nothing when both
-// have room for the pages.
-func ParseTable(table []byte, limit uint64, entries []PageEntry, sums []uint32) ([]PageEntry, []uint32, error) {
-	n := len(table) / entrySize
-	if len(table) != TableSize(n) || n > MaxPages {
-		return nil, nil, fmt.Errorf("page table of %d bytes", len(table))
-	}
+// ParseTable reads the table of a frame of count pages into entries and sums,
+// which it returns with their new length: a sum for each entry, 0 where there is
+// none. It checks that pfns ascend and are below limit, that type and content go
+// together, and that there is no shorter table of the same pages. It allocates
+// nothing when both have room for the pages.
+func ParseTable(table []byte, count int, limit uint64, entries []PageEntry, sums []uint32) ([]PageEntry, []uint32, error) {
 	entries, sums = entries[:0], sums[:0]
-	next := uint64(0)
-	for i := range n {
-		e := PageEntry(binary.LittleEndian.Uint64(table[8*i:]))
-		if err := checkEntry(e, next, limit); err != nil {
+	for next := PageEntry(0); len(entries) < count; {
+		if len(table) < runSize {
+			return nil, nil, fmt.Errorf("page table ends after %d of %d pages", len(entries), count)
+		}
+		word := binary.LittleEndian.Uint64(table)
+		table = table[runSize:]
+		first, n := PageEntry(word&^runMask), int(word&runMask>>runShift)+1
+		if len(entries)+n > count {
+			return nil, nil, fmt.Errorf("page table has more than the frame's %d pages", count)
+		}
+		if err := checkRun(first, n, next.PFN(), limit); err != nil {
 			return nil, nil, err
 		}
-		next = e.PFN() + 1
-		entries = append(entries, e)
-		sums = append(sums, binary.LittleEndian.Uint32(table[8*n+4*i:]))
+		if next != 0 && first == next {
+			return nil, nil, fmt.Errorf("page entry %#x: it goes on with the run before", uint64(first))
+		}
+		for i := range n {
+			entries = append(entries, first+PageEntry(i))
+		}
+		next = first + PageEntry(n)
+	}
+	for _, e := range entries {
+		if e.Content() != ContentData {
+			sums = append(sums, 0)
+			continue
+		}
+		if len(table) < sumSize {
+			return nil, nil, fmt.Errorf("page table ends after the checksums of %d of %d pages", len(sums), count)
+		}
+		sums = append(sums, binary.LittleEndian.Uint32(table))
+		table = table[sumSize:]
+	}
+	if len(table) != 0 {
+		return nil, nil, fmt.Errorf("page table is %d bytes longer than its %d pages", len(table), count)
 	}
 	return entries, sums, nil
 }
@@ -84,14 +125,16 @@ func ParseTable(table []byte, limit uint64, entries []PageEntry, sums []uint32) 
 // XALLOC and XTAB), XEN_DOMCTL_PFINFO_BROKEN in public/domctl.h.
 const firstWithoutData = 0xD
 
-func checkEntry(e PageEntry, next, limit uint64) error {
+// checkRun checks a run of n pages, of pfns from least to below limit.
+func checkRun(e PageEntry, n int, least, limit uint64) error {
+	pfn := e.PFN()
 	switch {
 	case uint64(e)>>52&15 != 0:
 		return fmt.Errorf("page entry %#x: reserved bits are set", uint64(e))
-	case e.PFN() >= limit:
-		return fmt.Errorf("page entry %#x: pfn %#x is beyond the guest's %#x pages", uint64(e), e.PFN(), limit)
-	case e.PFN() < next:
-		return fmt.Errorf("page entry %#x: pfn %#x is out of order", uint64(e), e.PFN())
+	case pfn >= limit || uint64(n) > limit-pfn:
+		return fmt.Errorf("page entry %#x: pfns %#x to %#x are beyond the guest's %#x pages", uint64(e), pfn, pfn+uint64(n)-1, limit)
+	case pfn < least:
+		return fmt.Errorf("page entry %#x: pfn %#x is out of order", uint64(e), pfn)
 	case e.Content() > ContentNone, (e.Content() == ContentNone) != (e.Type() >= firstWithoutData):
 		return fmt.Errorf("page entry %#x: type %#x with content %d", uint64(e), e.Type(), e.Content())
 	}

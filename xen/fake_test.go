@@ -387,10 +387,7 @@ func readFrame(in *frameReader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := int(h.Length)
-	if h.Type == savefmt.FramePages {
-		n += savefmt.TableSize(int(h.Count))
-	}
+	n := int(h.Length + h.Table)
 	frame := append(bytes.Clone(in.head[:]), make([]byte, n)...)
 	_, err = io.ReadFull(in.r, frame[savefmt.HeaderSize:])
 	return frame, err

@@ -57,7 +57,8 @@ func (j *job) addPages(h savefmt.Header) {
 	for _, run := range j.runs {
 		h.Length += uint32(len(run))
 	}
-	h.BodyCRC = savefmt.Checksum(j.head[at+savefmt.HeaderSize:])
+	table := j.head[at+savefmt.HeaderSize:]
+	h.Table, h.BodyCRC = uint32(len(table)), savefmt.Checksum(table)
 	h.Put(j.head[at:])
 }
 

@@ -325,7 +325,7 @@ func TestVersionMismatch(t *testing.T) {
 	m := newMove()
 	m.onMessage = func(fromSource bool, frame []byte) bool {
 		if messageKind(frame) == kindHello {
-			rewriteHello(frame, `"min_version":1,"max_version":1`, `"min_version":7,"max_version":9`)
+			rewriteHello(frame, fmt.Sprintf(`"min_version":%d,"max_version":%d`, ProtocolMin, ProtocolMax), `"min_version":7,"max_version":9`)
 		}
 		return true
 	}

@@ -167,7 +167,7 @@ func TestShortPayload(t *testing.T) {
 			table := savefmt.AppendTable(nil, []savefmt.PageEntry{savefmt.NewPageEntry(0, savefmt.ContentData, 3)}, []uint32{0})
 			h := savefmt.Header{
 				Type: savefmt.FramePages, Codec: m.Codec, Flags: savefmt.FlagFresh,
-				Count: 1, Length: uint32(len(payload)), BodyCRC: savefmt.Checksum(table),
+				Count: 1, Length: uint32(len(payload)), BodyCRC: savefmt.Checksum(table), Table: uint32(len(table)),
 			}
 			head := make([]byte, savefmt.HeaderSize)
 			h.Put(head)

@@ -32,7 +32,7 @@ type pageReader struct {
 
 func newPageReader(mem *memory, b *barrier) *pageReader {
 	return &pageReader{
-		mem: mem, barrier: b, batch: NewBatch(), table: make([]byte, savefmt.TableSize(BatchPages)),
+		mem: mem, barrier: b, batch: NewBatch(), table: make([]byte, savefmt.MaxTable(BatchPages)),
 		decoders: map[savefmt.Codec]savefmt.Decoder{},
 	}
 }
@@ -98,12 +98,12 @@ func (p *pageReader) roundEnd(h savefmt.Header, in *frameReader) error {
 }
 
 func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {
-	table := p.table[:savefmt.TableSize(int(h.Count))]
+	table := p.table[:h.Table]
 	if err := in.bodyInto(h, table); err != nil {
 		return err
 	}
 	var err error
-	if p.entries, p.sums, err = savefmt.ParseTable(table, p.mem.pages, p.entries, p.sums); err != nil {
+	if p.entries, p.sums, err = savefmt.ParseTable(table, int(h.Count), p.mem.pages, p.entries, p.sums); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	// Encoded pages are read first: none is mapped while the link is waited for.
