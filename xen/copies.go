@@ -4,18 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/xenferry/xenferry/savefmt"
 )
 
 // copiesFrame takes a list of pages that are like others of this round. Those
-// may still be on their way, on any connection, so it is kept until all have
-// ended the round.
+// may still be on their way, on any connection: what has to wait for them is
+// kept until all have ended the round.
 func (p *pageReader) copiesFrame(h savefmt.Header, in *frameReader) error {
 	if h.Flags&savefmt.FlagVerify != 0 {
 		return fmt.Errorf("%w: copies in a verify round", ErrCorrupt)
 	}
-	if len(p.copies)+int(h.Count) > savefmt.MaxCopies {
+	if p.listed+int(h.Count) > savefmt.MaxCopies {
 		return fmt.Errorf("%w: more than %d copies in a round on one connection", ErrCorrupt, savefmt.MaxCopies)
 	}
 	if p.payload == nil {
@@ -30,19 +31,46 @@ func (p *pageReader) copiesFrame(h savefmt.Header, in *frameReader) error {
 	if p.copies, err = savefmt.AppendParsedCopies(p.copies, body, p.mem.pages); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if had > 0 && p.copies[had].Entry.PFN() <= p.copies[had-1].Entry.PFN() {
-		return fmt.Errorf("%w: copy at pfn %#x is out of order", ErrCorrupt, p.copies[had].Entry.PFN())
+	if first := p.copies[had].Entry.PFN(); p.listed > 0 && first <= p.lastListed {
+		return fmt.Errorf("%w: copy at pfn %#x is out of order", ErrCorrupt, first)
 	}
+	p.listed += int(h.Count)
+	p.lastListed = p.copies[len(p.copies)-1].Entry.PFN()
 	p.got += uint64(h.Count)
-	return nil
+	if h.Round > 0 {
+		return nil
+	}
+	start := time.Now()
+	err = p.copyArrived(had)
+	p.mem.work.store.Add(int64(time.Since(start)))
+	return err
 }
 
-// applyCopies makes the copies of the round that has ended. No page of it is
-// both source and copy, so the connections may do this at the same time.
-func (p *pageReader) applyCopies() error {
-	if len(p.copies) > 0 && p.sources == nil {
-		p.sources = NewBatch()
+// copyArrived makes those of the copies from index had on whose sources have
+// come, in the first round, which has nearly all of them: a page that is present
+// then has come in that round, and does not change before its end. So they are
+// made while the link is busy, and not when all wait for the round's end.
+func (p *pageReader) copyArrived(had int) error {
+	p.arrived = p.arrived[:0]
+	late := p.copies[:had]
+	for _, c := range p.copies[had:] {
+		if p.mem.present.has(c.Source) {
+			p.arrived = append(p.arrived, c)
+		} else {
+			late = append(late, c) // overwrites what was looked at
+		}
 	}
+	p.copies = late
+	if len(p.arrived) == 0 {
+		return nil
+	}
+	return p.copyPages(p.arrived)
+}
+
+// applyCopies makes the copies that are left of the round that has ended. No
+// page of it is both source and copy, so the connections may do this at the same
+// time.
+func (p *pageReader) applyCopies() error {
 	for rest := p.copies; len(rest) > 0; {
 		n := min(len(rest), BatchPages)
 		if err := p.copyPages(rest[:n]); err != nil {
@@ -50,12 +78,15 @@ func (p *pageReader) applyCopies() error {
 		}
 		rest = rest[n:]
 	}
-	p.copies = p.copies[:0]
+	p.copies, p.listed = p.copies[:0], 0
 	return nil
 }
 
 // copyPages makes up to BatchPages copies.
 func (p *pageReader) copyPages(copies []savefmt.Copy) error {
+	if p.sources == nil {
+		p.sources = NewBatch()
+	}
 	p.batch.Reset()
 	p.sources.Reset()
 	for _, c := range copies {
@@ -93,9 +124,14 @@ func (p *pageReader) copyTo(copies []savefmt.Copy) error {
 			break
 		}
 		p.mem.suspect.put(pfn, false)
-		p.mem.present.put(pfn, true)
 		p.mem.used.put(pfn, true)
 		p.mem.zero.put(pfn, false)
 	}
-	return errors.Join(err, p.mem.in.Unmap(p.batch))
+	if err = errors.Join(err, p.mem.in.Unmap(p.batch)); err != nil {
+		return err
+	}
+	for _, c := range copies {
+		p.mem.present.put(c.Entry.PFN(), true)
+	}
+	return nil
 }

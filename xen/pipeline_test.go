@@ -124,6 +124,53 @@ func frames(parts ...[]byte) *frameReader {
 	return newFrameReader(bytes.NewReader(bytes.Join(parts, nil)))
 }
 
+// TestCopiesAtOnce: in the first round a copy is made as soon as its source is
+// there, and otherwise at the round's end; in a later one always then, as the
+// page that is there may be that of the round before.
+func TestCopiesAtOnce(t *testing.T) {
+	page := bytes.Repeat([]byte{7}, PageSize)
+	sum := savefmt.Checksum(page)
+	entry := func(pfn uint64) savefmt.PageEntry { return savefmt.NewPageEntry(0, savefmt.ContentData, pfn) }
+	data := func(round uint32) []byte {
+		table := savefmt.AppendTable(nil, []savefmt.PageEntry{entry(5)}, []uint32{sum})
+		h := savefmt.Header{
+			Type: savefmt.FramePages, Round: round, Count: 1, Length: PageSize,
+			BodyCRC: savefmt.Checksum(table), Table: uint32(len(table)),
+		}
+		frame := make([]byte, savefmt.HeaderSize)
+		h.Put(frame)
+		return slices.Concat(frame, table, page)
+	}
+	list := func(round uint32) []byte {
+		return savefmt.AppendCopies(nil, round, 0, []savefmt.Copy{{Entry: entry(3), Source: 5, Sum: sum}, {Entry: entry(4), Source: 5, Sum: sum}})
+	}
+	end := func(round uint32, pages uint64) []byte { return savefmt.AppendRoundEnd(nil, round, 0, pages) }
+	for name, tt := range map[string]struct {
+		parts [][]byte
+		made  bool
+	}{
+		"source first":              {[][]byte{data(0), list(0)}, true},
+		"list first":                {[][]byte{list(0), data(0)}, false},
+		"list first, and the end":   {[][]byte{list(0), data(0), end(0, 3)}, true},
+		"in round 1":                {[][]byte{data(0), end(0, 1), data(1), list(1)}, false},
+		"in round 1, and the end":   {[][]byte{data(0), end(0, 1), data(1), list(1), end(1, 3)}, true},
+		"made at once, and the end": {[][]byte{data(0), list(0), end(0, 3)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := &fakeIncoming{h: &fakeHost{}, mem: make([]byte, 100*PageSize)}
+			err := newPageReader(newMemory(in, 100), newBarrier(t.Context(), 1)).serve(frames(tt.parts...))
+			if !errors.Is(err, ErrPeerLost) { // the end of what it was given
+				t.Fatal(err)
+			}
+			for _, pfn := range []int{3, 4} {
+				if made := bytes.Equal(in.mem[pfn*PageSize:][:PageSize], page); made != tt.made {
+					t.Errorf("the copy at pfn %d is there: %v", pfn, made)
+				}
+			}
+		})
+	}
+}
+
 // TestHostileCopies: lists of copies that no honest source sends.
 func TestHostileCopies(t *testing.T) {
 	entry := func(pfn uint64) savefmt.PageEntry { return savefmt.NewPageEntry(0, savefmt.ContentData, pfn) }

@@ -26,8 +26,12 @@ type pageReader struct {
 	decoders map[savefmt.Codec]savefmt.Decoder
 	payload  []byte         // encoded pages, where there are such
 	scratch  []byte         // decoded pages, for verify rounds only
-	copies   []savefmt.Copy // of this round
+	copies   []savefmt.Copy // of this round, that are yet to be made
+	arrived  []savefmt.Copy // of a list, that can be made at once
 	sources  *Batch         // of copies, once there are some
+	// Of this round: how many copies were listed, and the pfn of the last.
+	listed     int
+	lastListed uint64
 }
 
 func newPageReader(mem *memory, b *barrier) *pageReader {
@@ -118,6 +122,9 @@ func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {
 	elsewhere, err := p.take(h, in)
 	if unmapErr := p.mem.in.Unmap(p.batch); err == nil {
 		err = unmapErr
+	}
+	if err == nil && h.Flags&savefmt.FlagVerify == 0 {
+		p.publish()
 	}
 	p.mem.work.store.Add(int64(time.Since(start) - elsewhere))
 	p.got += uint64(h.Count)
@@ -230,10 +237,17 @@ func (p *pageReader) settle(live bool) error {
 			return fmt.Errorf("%w: page at pfn %#x arrived damaged", ErrCorrupt, pfn)
 		}
 		m.suspect.put(pfn, damaged)
-		m.present.put(pfn, e.Content() == savefmt.ContentData)
 		m.zero.put(pfn, e.Content() == savefmt.ContentZero)
 	}
 	return nil
+}
+
+// publish says that the frame's pages are there, the guest's by now: copies may
+// be made of them, on any connection.
+func (p *pageReader) publish() {
+	for _, e := range p.entries {
+		p.mem.present.put(e.PFN(), e.Content() == savefmt.ContentData)
+	}
 }
 
 // verify compares the pages that came, in payload, with those that are there.
