@@ -104,9 +104,12 @@ func (t *tuner) choose(l *lane, n int) int {
 		return p.last()
 	}
 	t.mu.Lock()
-	current, full := t.current, t.link.full(t.current, time.Now())
+	current, full, starting := t.current, t.link.full(t.current, time.Now()), t.link.starting()
 	t.mu.Unlock()
 	if current == 0 {
+		if starting && l.out.unsent() >= startMost {
+			return p.methods[1]
+		}
 		return 0
 	}
 	waiting := l.backlog()
@@ -166,6 +169,7 @@ type linkMeter struct {
 	backlog   bool          // at begun
 	recent    float64       // bytes a second that were delivered in the last windows
 	mixed     bool          // pages of two methods travel in this window
+	windows   int           // that are over
 	speeds    [maxMethods]linkSpeed
 }
 
@@ -181,6 +185,15 @@ const linkStale = 3 * time.Second
 
 // linkWindow is how long a measurement of the link takes at least.
 const linkWindow = 20 * time.Millisecond
+
+// A slow link would take a tenth of a second for the raw pages that the kernel's
+// buffers hold when its speed is first known. So in the first startWindows of
+// them, as long as it is not, a lane that has startMost bytes on their way makes
+// its next pages smaller. A fast link never has that much.
+const (
+	startWindows = 5
+	startMost    = 512 << 10
+)
 
 // linkWeight is how much a window counts beside those before it, fullShare of
 // what the link takes means that it has no room.
@@ -229,6 +242,7 @@ func (m *linkMeter) sample(now time.Time, unsent, lanes, method int) {
 	}
 	m.recent += (rate - m.recent) * linkWeight
 	m.mixed = false
+	m.windows++
 	m.begun, m.wrote, m.delivered, m.backlog = now, 0, delivered, backlog
 }
 
@@ -250,6 +264,9 @@ func (m *linkMeter) speed(method int, now time.Time) float64 {
 	}
 	return highest
 }
+
+// starting tells whether too little of the link was seen to know its speed.
+func (m *linkMeter) starting() bool { return m.windows < startWindows }
 
 // full tells whether the link has lately been given nearly all that it takes.
 func (m *linkMeter) full(method int, now time.Time) bool {
