@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -18,6 +19,9 @@ const (
 	CodecS2   Codec = 1 // one S2 block a frame
 	CodecZstd Codec = 2 // blocks of one Zstandard frame that goes on from frame to frame
 	CodecZlib Codec = 3 // one zlib stream a frame
+	// CodecZstdLong is CodecZstd with a history of its own, which reaches as
+	// far back as LongWindow says.
+	CodecZstdLong Codec = 4
 )
 
 // Encoder turns the pages of a frame into its payload. One goroutine uses it.
@@ -63,11 +67,11 @@ func (m Method) String() string {
 type codec struct {
 	name       string
 	codec      Codec
-	level      int // used unless one is asked for
-	fastest    int // levels are 1 to highest, and if below 0 fastest to -1
-	highest    int // 0: it has no levels
-	newEncoder func(level int) (Encoder, error)
-	newDecoder func() (Decoder, error)
+	level      int                                      // used unless one is asked for
+	fastest    int                                      // levels are 1 to highest, and if below 0 fastest to -1
+	highest    int                                      // 0: it has no levels
+	newEncoder func(level, window int) (Encoder, error) // nil: this program cannot
+	newDecoder func(window int) (Decoder, error)
 }
 
 // codecs are those that need code. Raw does not: it is not copied.
@@ -76,6 +80,7 @@ var codecs = []codec{
 	{name: "s2", codec: CodecS2, newEncoder: newS2Encoder, newDecoder: newS2Decoder},
 	{name: "zstd", codec: CodecZstd, level: 1, fastest: zstdFastest, highest: 22, newEncoder: newZstdEncoder, newDecoder: newZstdDecoder},
 	{name: "zlib", codec: CodecZlib, level: 1, highest: 9, newEncoder: newZlibEncoder, newDecoder: newZlibDecoder},
+	{name: "zstd-long", codec: CodecZstdLong, level: 1, fastest: 1, highest: 22, newEncoder: newZstdLongEncoder, newDecoder: newZstdLongDecoder},
 }
 
 // has tells whether the codec has that level.
@@ -96,6 +101,9 @@ func ParseMethod(s string) (Method, error) {
 		if c.name != name {
 			continue
 		}
+		if c.codec != CodecRaw && c.newEncoder == nil {
+			return Method{}, fmt.Errorf("%q: this program was built without libzstd, which alone writes that", s)
+		}
 		m := Method{Codec: c.codec, Level: c.level}
 		if !hasLevel {
 			return m, nil
@@ -113,21 +121,37 @@ func ParseMethod(s string) (Method, error) {
 	return Method{}, fmt.Errorf("%q is no compression that this program has", s)
 }
 
-// NewEncoder returns an encoder for m, which must not be raw.
-func NewEncoder(m Method) (Encoder, error) {
+// longMemory is 2^longMemory bytes for the windows of all connections together,
+// at each end; one connection has 2^longMost at most.
+const (
+	longMemory = 27
+	longMost   = 26
+)
+
+// LongWindow says how far back a page in CodecZstdLong may refer on one of so
+// many connections: 2 to the power of what it returns bytes.
+func LongWindow(connections int) int {
+	each := longMemory - bits.Len(uint(max(connections, 1)-1))
+	return min(max(each, zstdWindowLog), longMost)
+}
+
+// NewEncoder returns an encoder for m, which must not be raw, on one of so many
+// connections.
+func NewEncoder(m Method, connections int) (Encoder, error) {
 	for _, c := range codecs {
 		if c.codec == m.Codec && c.newEncoder != nil {
-			return c.newEncoder(m.Level)
+			return c.newEncoder(m.Level, LongWindow(connections))
 		}
 	}
 	return nil, fmt.Errorf("no encoder for %s", m)
 }
 
-// NewDecoder returns a decoder for c, which must not be CodecRaw.
-func NewDecoder(c Codec) (Decoder, error) {
+// NewDecoder returns a decoder for c, which must not be CodecRaw, on one of so
+// many connections.
+func NewDecoder(c Codec, connections int) (Decoder, error) {
 	for _, known := range codecs {
 		if known.codec == c && known.newDecoder != nil {
-			return known.newDecoder()
+			return known.newDecoder(LongWindow(connections))
 		}
 	}
 	return nil, fmt.Errorf("pages in codec %d, which this program does not have", c)

@@ -11,8 +11,8 @@ type s2Codec struct {
 	scratch []byte // one payload, where the pages are not one piece
 }
 
-func newS2Encoder(int) (Encoder, error) { return &s2Codec{}, nil }
-func newS2Decoder() (Decoder, error)    { return &s2Codec{}, nil }
+func newS2Encoder(_, _ int) (Encoder, error) { return &s2Codec{}, nil }
+func newS2Decoder(int) (Decoder, error)      { return &s2Codec{}, nil }
 
 func (*s2Codec) Reset() {}
 

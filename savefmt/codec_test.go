@@ -51,11 +51,11 @@ func encoderAndDecoder(t testing.TB, name string) (Encoder, Decoder) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	enc, err := NewEncoder(m)
+	enc, err := NewEncoder(m, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dec, err := NewDecoder(m.Codec)
+	dec, err := NewDecoder(m.Codec, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestParseMethod(t *testing.T) {
 			t.Errorf("%q: %v, want %q", in, err, want)
 		}
 	}
-	if _, err := NewDecoder(200); err == nil {
+	if _, err := NewDecoder(200, 1); err == nil {
 		t.Error("a decoder for codec 200")
 	}
 }
@@ -232,9 +232,19 @@ func FuzzParseCopies(f *testing.F) {
 	})
 }
 
+// TestLongWindowIsShared: all connections together stay within longMemory, as
+// far as each has no less than other methods give it.
+func TestLongWindowIsShared(t *testing.T) {
+	for connections, want := range map[int]int{-1: 26, 0: 26, 1: 26, 2: 26, 3: 25, 4: 25, 5: 24, 8: 24, 9: 23, 16: 23, 17: 22, 64: 22} {
+		if got := LongWindow(connections); got != want {
+			t.Errorf("%d connections: 2^%d, want 2^%d", connections, got, want)
+		}
+	}
+}
+
 // fuzzDecoder feeds a decoder two payloads. It must not panic, and not write
 // beyond its room.
-func fuzzDecoder(f *testing.F, name string, newDecoder func() (Decoder, error)) {
+func fuzzDecoder(f *testing.F, name string, newDecoder func(window int) (Decoder, error)) {
 	for _, kind := range []string{"text", "random", "same"} {
 		enc, _ := encoderAndDecoder(f, name)
 		payload, err := enc.Encode(nil, somePages(2, kind))
@@ -247,7 +257,7 @@ func fuzzDecoder(f *testing.F, name string, newDecoder func() (Decoder, error)) 
 	f.Fuzz(func(t *testing.T, payload []byte, pages uint8, fresh bool) {
 		n := (int(pages)%4 + 1) * 4096
 		room := bytes.Repeat([]byte{0xA5}, n+guard)
-		dec, err := newDecoder()
+		dec, err := newDecoder(zstdWindowLog)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +324,7 @@ func BenchmarkFrameHead(b *testing.B) {
 	for b.Loop() {
 		table = AppendTable(table[:0], entries, sums)
 		var err error
-		if parsed, got, err = ParseTable(table, MaxPages, MaxPages, parsed, got); err != nil {
+		if parsed, got, err = ParseTable(table, MaxPages, CodecRaw, MaxPages, parsed, got); err != nil {
 			b.Fatal(err)
 		}
 	}

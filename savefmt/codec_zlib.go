@@ -14,7 +14,7 @@ type zlibEncoder struct {
 	out appendWriter
 }
 
-func newZlibEncoder(level int) (Encoder, error) {
+func newZlibEncoder(level, _ int) (Encoder, error) {
 	e := &zlibEncoder{}
 	var err error
 	if e.w, err = zlib.NewWriterLevel(&e.out, level); err != nil {
@@ -45,7 +45,7 @@ type zlibDecoder struct {
 	r  io.ReadCloser
 }
 
-func newZlibDecoder() (Decoder, error) { return &zlibDecoder{}, nil }
+func newZlibDecoder(int) (Decoder, error) { return &zlibDecoder{}, nil }
 
 // Decode implements Decoder.
 func (d *zlibDecoder) Decode(dst [][]byte, src []byte, _ bool) error {

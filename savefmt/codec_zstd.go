@@ -33,7 +33,7 @@ func (w *appendWriter) Write(p []byte) (int, error) {
 
 // newGoZstdEncoder maps zstd's levels to the four that the library has: 1-2,
 // 3-5, 6-9 and 10-22.
-func newGoZstdEncoder(level int) (Encoder, error) {
+func newGoZstdEncoder(level, _ int) (Encoder, error) {
 	e := &zstdEncoder{}
 	var err error
 	e.enc, err = zstd.NewWriter(&e.out, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
@@ -72,9 +72,9 @@ type blockReader struct{ r bytes.Reader }
 
 func (b *blockReader) Read(p []byte) (int, error) { return b.r.Read(p) }
 
-func newGoZstdDecoder() (Decoder, error) {
+func newGoZstdDecoder(windowLog int) (Decoder, error) {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(1<<zstdWindowLog), zstd.IgnoreChecksum(true))
+		zstd.WithDecoderMaxWindow(1<<windowLog), zstd.IgnoreChecksum(true))
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}

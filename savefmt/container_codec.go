@@ -64,7 +64,7 @@ func packBlock(c BlockCodec, dst, src []byte) ([]byte, error) {
 		return append(dst[:0], src...), nil
 	}
 	m := Method{Codec: Codec(c), Level: 1}
-	enc, err := NewEncoder(m)
+	enc, err := NewEncoder(m, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func decodeBlock(c BlockCodec, dst, src []byte) error {
 		}
 		return nil
 	}
-	dec, err := NewDecoder(Codec(c))
+	dec, err := NewDecoder(Codec(c), 1)
 	if err != nil {
 		return err
 	}

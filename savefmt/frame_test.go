@@ -102,20 +102,42 @@ func TestPageTable(t *testing.T) {
 		{[]PageEntry{NewPageEntry(0, ContentZero, 3), NewPageEntry(1, ContentZero, 4)}, 2 * 8},
 		{full, 8},
 	} {
-		sums := make([]uint32, len(tt.entries))
+		sums := []uint32{}
 		for i, e := range tt.entries {
 			if e.Content() == ContentData {
-				sums[i] = uint32(0xABCD + i)
+				sums = append(sums, uint32(0xABCD+i))
 			}
 		}
 		table := AppendTable([]byte("before"), tt.entries, sums)[len("before"):]
 		if len(table) != tt.size || len(table) > MaxTable(len(tt.entries)) {
 			t.Errorf("%#x: a table of %d bytes, want %d", tt.entries, len(table), tt.size)
 		}
-		got, gotSums, err := ParseTable(table, len(tt.entries), MaxPages, nil, nil)
+		got, gotSums, err := ParseTable(table, len(tt.entries), CodecRaw, MaxPages, nil, nil)
 		if err != nil || !slices.Equal(got, tt.entries) || !slices.Equal(gotSums, sums) {
 			t.Errorf("%#x, %#x became %#x, %#x, %v", tt.entries, sums, got, gotSums, err)
 		}
+	}
+}
+
+// TestEncodedTable: an encoded frame has one checksum, which depends on each of
+// its pages and on their order; without data it has none.
+func TestEncodedTable(t *testing.T) {
+	entries := []PageEntry{NewPageEntry(0, ContentData, 3), NewPageEntry(0, ContentZero, 4), NewPageEntry(0, ContentData, 5)}
+	sum := SumOfSums([]uint32{1, 2})
+	if others := []uint32{SumOfSums([]uint32{2, 1}), SumOfSums([]uint32{1}), SumOfSums([]uint32{1, 3}), SumOfSums(nil)}; slices.Contains(others, sum) {
+		t.Errorf("%#x stands for others as well: %#x", sum, others)
+	}
+	table := AppendTable(nil, entries, []uint32{sum})
+	got, sums, err := ParseTable(table, len(entries), CodecZstd, MaxPages, nil, nil)
+	if err != nil || !slices.Equal(got, entries) || !slices.Equal(sums, []uint32{sum}) {
+		t.Errorf("%#x, %#x, %v", got, sums, err)
+	}
+	if _, _, err := ParseTable(table, len(entries), CodecRaw, MaxPages, nil, nil); err == nil {
+		t.Error("a raw frame of two pages was read with one checksum")
+	}
+	table = AppendTable(nil, entries[1:2], nil)
+	if _, sums, err := ParseTable(table, 1, CodecZstd, MaxPages, nil, nil); err != nil || len(sums) != 0 {
+		t.Errorf("without data: %#x, %v", sums, err)
 	}
 }
 
@@ -142,8 +164,8 @@ func TestPageTableRefuses(t *testing.T) {
 		"data for XTAB":   {[]uint64{run(NewPageEntry(0xF, data, 1), 1)}, 2, "content 0"},
 		"none for normal": {[]uint64{run(NewPageEntry(0, none, 1), 1)}, 0, "content 2"},
 		"unknown content": {[]uint64{run(NewPageEntry(0, 7, 1), 1)}, 0, "content 7"},
-		"a sum too few":   {[]uint64{run(NewPageEntry(0, data, 1), 1)}, 1, "checksums of 1 of 2"},
-		"a sum too many":  {[]uint64{run(NewPageEntry(0, zero, 1), 1)}, 1, "4 bytes longer"},
+		"a sum too few":   {[]uint64{run(NewPageEntry(0, data, 1), 1)}, 1, "4 bytes of checksums, 8 are due"},
+		"a sum too many":  {[]uint64{run(NewPageEntry(0, zero, 1), 1)}, 1, "4 bytes of checksums, 0 are due"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -152,7 +174,7 @@ func TestPageTableRefuses(t *testing.T) {
 				table = binary.LittleEndian.AppendUint64(table, r)
 			}
 			table = append(table, make([]byte, 4*tt.sums)...)
-			if _, _, err := ParseTable(table, 2, 10, nil, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if _, _, err := ParseTable(table, 2, CodecRaw, 10, nil, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("%v, want %q", err, tt.want)
 			}
 		})
@@ -177,14 +199,14 @@ func FuzzParseHeader(f *testing.F) {
 
 func FuzzParseTable(f *testing.F) {
 	f.Add(AppendTable([]byte{0}, []PageEntry{NewPageEntry(0, ContentData, 1)}, []uint32{7}))
-	f.Add(AppendTable([]byte{1}, []PageEntry{NewPageEntry(0, ContentZero, 1), NewPageEntry(0, ContentZero, 2)}, []uint32{0, 0}))
+	f.Add(AppendTable([]byte{1}, []PageEntry{NewPageEntry(0, ContentZero, 1), NewPageEntry(0, ContentZero, 2)}, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
 			return
 		}
-		count := int(b[0]) + 1
+		count, codec := int(b[0])+1, Codec(len(b)&1)
 		b = b[1:]
-		entries, sums, err := ParseTable(b, count, 1<<20, nil, nil)
+		entries, sums, err := ParseTable(b, count, codec, 1<<20, nil, nil)
 		if err == nil && !bytes.Equal(AppendTable(nil, entries, sums), b) {
 			t.Fatalf("%x does not write back", b)
 		}

@@ -3,6 +3,7 @@ package savefmt
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 )
 
 // PageEntry describes one page of a pages frame:
@@ -57,8 +58,9 @@ const (
 func MaxTable(n int) int { return n * (runSize + sumSize) }
 
 // AppendTable appends the table of a pages frame: the runs of its entries (u64
-// each), then for each page that travels as data the CRC-32C of its contents
-// (u32). Its pfns must ascend and be below 2^44.
+// each), then the sums (u32 each): of a raw frame the CRC-32C of each page that
+// travels as data, of another SumOfSums of those. Its pfns must ascend and be
+// below 2^44.
 func AppendTable(dst []byte, entries []PageEntry, sums []uint32) []byte {
 	for i := 0; i < len(entries); {
 		n := 1
@@ -68,21 +70,34 @@ func AppendTable(dst []byte, entries []PageEntry, sums []uint32) []byte {
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(entries[i])|uint64(n-1)<<runShift)
 		i += n
 	}
-	for i, e := range entries {
-		if e.Content() == ContentData {
-			dst = binary.LittleEndian.AppendUint32(dst, sums[i])
-		}
+	for _, sum := range sums {
+		dst = binary.LittleEndian.AppendUint32(dst, sum)
 	}
 	return dst
 }
 
+// SumOfSums is the one checksum of an encoded frame: CRC-32C of those of its
+// pages. Its pages are whole or damaged together, while each page of a raw one may
+// have been written by the guest meanwhile.
+func SumOfSums(sums []uint32) uint32 {
+	sum := uint32(0)
+	var b [sumSize]byte
+	for _, s := range sums {
+		binary.LittleEndian.PutUint32(b[:], s)
+		sum = crc32.Update(sum, castagnoli, b[:])
+	}
+	return sum
+}
+
 // ParseTable reads the table of a frame of count pages into entries and sums,
-// which it returns with their new length: a sum for each entry, 0 where there is
-// none. It checks that pfns ascend and are below limit, that type and content go
-// together, and that there is no shorter table of the same pages. It allocates
-// nothing when both have room for the pages.
-func ParseTable(table []byte, count int, limit uint64, entries []PageEntry, sums []uint32) ([]PageEntry, []uint32, error) {
+// which it returns with their new length: one sum for each page that travels as
+// data in a raw frame, one for all of them in another codec. It checks that pfns
+// ascend and are below limit, that type and content go together, and that there
+// is no shorter table of the same pages. It allocates nothing when both have room
+// for the pages.
+func ParseTable(table []byte, count int, codec Codec, limit uint64, entries []PageEntry, sums []uint32) ([]PageEntry, []uint32, error) {
 	entries, sums = entries[:0], sums[:0]
+	data := 0
 	for next := PageEntry(0); len(entries) < count; {
 		if len(table) < runSize {
 			return nil, nil, fmt.Errorf("page table ends after %d of %d pages", len(entries), count)
@@ -102,21 +117,20 @@ func ParseTable(table []byte, count int, limit uint64, entries []PageEntry, sums
 		for i := range n {
 			entries = append(entries, first+PageEntry(i))
 		}
+		if first.Content() == ContentData {
+			data += n
+		}
 		next = first + PageEntry(n)
 	}
-	for _, e := range entries {
-		if e.Content() != ContentData {
-			sums = append(sums, 0)
-			continue
-		}
-		if len(table) < sumSize {
-			return nil, nil, fmt.Errorf("page table ends after the checksums of %d of %d pages", len(sums), count)
-		}
-		sums = append(sums, binary.LittleEndian.Uint32(table))
-		table = table[sumSize:]
+	want := data
+	if codec != CodecRaw {
+		want = min(data, 1)
 	}
-	if len(table) != 0 {
-		return nil, nil, fmt.Errorf("page table is %d bytes longer than its %d pages", len(table), count)
+	if len(table) != want*sumSize {
+		return nil, nil, fmt.Errorf("page table has %d bytes of checksums, %d are due", len(table), want*sumSize)
+	}
+	for ; len(table) > 0; table = table[sumSize:] {
+		sums = append(sums, binary.LittleEndian.Uint32(table))
 	}
 	return entries, sums, nil
 }

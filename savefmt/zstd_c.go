@@ -15,5 +15,14 @@ var FastMethod = Method{Codec: CodecZstd, Level: -3}
 // zstdFastest is the level below which less and less is gained.
 const zstdFastest = libzstd.FastestLevel
 
-func newZstdEncoder(level int) (Encoder, error) { return libzstd.NewEncoder(level, zstdWindowLog) }
-func newZstdDecoder() (Decoder, error)          { return libzstd.NewDecoder(zstdWindowLog) }
+// AutoMethods are those that are worth a choice, from the fastest to the
+// strongest.
+var AutoMethods = []Method{{Codec: CodecRaw}, FastMethod, {Codec: CodecZstd, Level: 1}, {Codec: CodecZstdLong, Level: 1}}
+
+func newZstdEncoder(level, _ int) (Encoder, error) { return libzstd.NewEncoder(level, zstdWindowLog) }
+func newZstdDecoder(int) (Decoder, error)          { return libzstd.NewDecoder(zstdWindowLog) }
+
+func newZstdLongEncoder(level, window int) (Encoder, error) {
+	return libzstd.NewLongEncoder(level, window)
+}
+func newZstdLongDecoder(window int) (Decoder, error) { return libzstd.NewDecoder(window) }

@@ -20,8 +20,8 @@ func TestParseFastLevels(t *testing.T) {
 // TestZstdsReadEachOther: blocks of pages, with the history of those before
 // them, a reset between, and pages in pieces, from each encoder to each decoder.
 func TestZstdsReadEachOther(t *testing.T) {
-	encoders := map[string]func(int) (Encoder, error){"Go": newGoZstdEncoder, "C": newZstdEncoder}
-	decoders := map[string]func() (Decoder, error){"Go": newGoZstdDecoder, "C": newZstdDecoder}
+	encoders := map[string]func(level, window int) (Encoder, error){"Go": newGoZstdEncoder, "C": newZstdEncoder}
+	decoders := map[string]func(window int) (Decoder, error){"Go": newGoZstdDecoder, "C": newZstdDecoder}
 	for from, newEncoder := range encoders {
 		for to, newDecoder := range decoders {
 			for _, level := range []int{1, 3, 9, FastMethod.Level} {
@@ -29,11 +29,11 @@ func TestZstdsReadEachOther(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s-%s-%d", from, to, level), func(t *testing.T) {
-					enc, err := newEncoder(level)
+					enc, err := newEncoder(level, zstdWindowLog)
 					if err != nil {
 						t.Fatal(err)
 					}
-					dec, err := newDecoder()
+					dec, err := newDecoder(zstdWindowLog)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -41,6 +41,59 @@ func TestZstdsReadEachOther(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestLongWindow: what was sent long ago is found, both decoders follow, and
+// neither takes a window that is larger than its share.
+func TestLongWindow(t *testing.T) {
+	const connections = 8
+	window := LongWindow(connections)
+	old := somePages(MaxPages, "random")
+	for name, newDecoder := range map[string]func(window int) (Decoder, error){"Go": newGoZstdDecoder, "C": newZstdLongDecoder} {
+		t.Run(name, func(t *testing.T) {
+			enc, err := NewEncoder(Method{Codec: CodecZstdLong, Level: 1}, connections)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dec, err := newDecoder(window)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(old))
+			var payload []byte
+			send := func(pages []byte, fresh bool) int {
+				if payload, err = enc.Encode(payload[:0], pages); err != nil {
+					t.Fatal(err)
+				}
+				if err := dec.Decode(pieces(got[:len(pages):len(pages)], 1), payload, fresh); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got[:len(pages)], pages) {
+					t.Fatal("decoded to something else")
+				}
+				return len(payload)
+			}
+			send(old, true)
+			for i := range (1<<window)/MaxPayload - 3 { // beyond any other window
+				send(somePages(MaxPages-i-1, "random"), false)
+			}
+			if n := send(old, false); n > len(old)/20 {
+				t.Errorf("%d bytes for %d that were sent before", n, len(old))
+			}
+
+			enc.Reset()
+			narrow, err := newDecoder(window - 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if payload, err = enc.Encode(payload[:0], old); err != nil {
+				t.Fatal(err)
+			}
+			if err := narrow.Decode([][]byte{got}, payload, true); err == nil {
+				t.Error("a window that is larger than the decoder's share was taken")
+			}
+		})
 	}
 }
 

@@ -12,5 +12,14 @@ var FastMethod = Method{Codec: CodecS2}
 // zstdFastest: that library has no levels that are faster than 1.
 const zstdFastest = 1
 
-func newZstdEncoder(level int) (Encoder, error) { return newGoZstdEncoder(level) }
-func newZstdDecoder() (Decoder, error)          { return newGoZstdDecoder() }
+// AutoMethods are those that are worth a choice, from the fastest to the
+// strongest.
+var AutoMethods = []Method{{Codec: CodecRaw}, FastMethod, {Codec: CodecZstd, Level: 1}}
+
+func newZstdEncoder(level, _ int) (Encoder, error) { return newGoZstdEncoder(level, zstdWindowLog) }
+func newZstdDecoder(int) (Decoder, error)          { return newGoZstdDecoder(zstdWindowLog) }
+
+// newZstdLongEncoder is nil: that library does not look so far back.
+var newZstdLongEncoder func(level, window int) (Encoder, error)
+
+func newZstdLongDecoder(window int) (Decoder, error) { return newGoZstdDecoder(window) }

@@ -17,7 +17,7 @@ func (j *job) classify(first bool) int {
 		}
 		data++
 		j.runs = appendRun(j.runs, page)
-		j.add(savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), savefmt.Checksum(page))
+		j.addData(savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), savefmt.Checksum(page))
 	}
 	return data
 }
@@ -35,7 +35,7 @@ func (j *job) addEmpty(first bool, pfn uint64, typ PageType, zero bool) {
 		}
 		content = savefmt.ContentNone
 	}
-	j.add(savefmt.NewPageEntry(uint8(typ), content, pfn), 0)
+	j.entries = append(j.entries, savefmt.NewPageEntry(uint8(typ), content, pfn))
 }
 
 // copyOut fills the job from its mapped batch, with a copy of each page in
@@ -63,6 +63,6 @@ func (l *lane) copyOut(j *job, h *savefmt.Header) {
 				continue
 			}
 		}
-		j.add(entry, sum)
+		j.addData(entry, sum)
 	}
 }

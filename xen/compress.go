@@ -23,7 +23,7 @@ func ParseCompression(s string) (Compression, error) {
 	}
 	m, err := savefmt.ParseMethod(s)
 	if err != nil {
-		return Compression{}, fmt.Errorf("--compress %w; it is one of auto, off, s2, zstd, zstd:1 to zstd:22, zlib, zlib:1 to zlib:9", err)
+		return Compression{}, fmt.Errorf("--compress %w; it is one of auto, off, s2, zstd, zstd:1 to zstd:22, zlib, zlib:1 to zlib:9, zstd-long, zstd-long:1 to zstd-long:22", err)
 	}
 	return Compression{Fixed: true, Method: m}, nil
 }
@@ -34,12 +34,4 @@ func (c Compression) String() string {
 		return "auto"
 	}
 	return c.Method.String()
-}
-
-// autoMethods are those that auto chooses from, from the fastest to the
-// strongest. zlib is not among them: zstd is both faster and stronger.
-var autoMethods = []savefmt.Method{
-	{Codec: savefmt.CodecRaw},
-	savefmt.FastMethod,
-	{Codec: savefmt.CodecZstd, Level: 1},
 }

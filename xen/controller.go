@@ -36,6 +36,8 @@ var priors = map[savefmt.Codec]methodRate{
 	savefmt.CodecS2:   {speed: 550e6, ratio: 2.3},
 	savefmt.CodecZstd: {speed: 250e6, ratio: 3.2},
 	savefmt.CodecZlib: {speed: 170e6, ratio: 2.8},
+
+	savefmt.CodecZstdLong: {speed: 185e6, ratio: 3.28},
 }
 
 // fastPrior is that of a zstd level below 0.

@@ -9,7 +9,10 @@ import (
 	"github.com/xenferry/xenferry/savefmt"
 )
 
-// simLink is a link, and what each of autoMethods does at this host.
+// threeMethods are those that every build has.
+var threeMethods = savefmt.AutoMethods[:3]
+
+// simLink is a link, and what each of threeMethods does at this host.
 type simLink struct {
 	busy  bool // no idle core
 	lanes int
@@ -32,7 +35,7 @@ func (s simLink) run(t *testing.T) (got, want int) {
 		known[got].measured = true
 		rates := slices.Clone(known)
 		withLink(link, rates)
-		complete(autoMethods, s.lanes, rates)
+		complete(threeMethods, s.lanes, rates)
 		last, got = got, bestMethod(rates, got, s.busy)
 		if math.IsInf(link, 1) {
 			link, last = s.link, -1 // known as soon as something was sent
@@ -85,10 +88,10 @@ func TestControllerSettles(t *testing.T) {
 			got, best := tt.sim.run(t)
 			reached := tt.sim.rates[got].throughput()
 			if most := tt.sim.rates[best].throughput(); reached < most/1.03 {
-				t.Errorf("settled on %s with %.0f MB/s, %s has %.0f", autoMethods[got], reached/1e6, autoMethods[best], most/1e6)
+				t.Errorf("settled on %s with %.0f MB/s, %s has %.0f", threeMethods[got], reached/1e6, threeMethods[best], most/1e6)
 			}
-			if tt.want != "" && autoMethods[got].String() != tt.want {
-				t.Errorf("settled on %s, want %s", autoMethods[got], tt.want)
+			if tt.want != "" && threeMethods[got].String() != tt.want {
+				t.Errorf("settled on %s, want %s", threeMethods[got], tt.want)
 			}
 		})
 	}
@@ -98,19 +101,19 @@ func TestControllerSettles(t *testing.T) {
 func TestControllerKeeps(t *testing.T) {
 	rates := []methodRate{{speed: 8e9, ratio: 1}, {speed: 500e6, ratio: 2}, {speed: 240e6, ratio: 2.05}}
 	if got := bestMethod(withLink(118e6, rates), 1, false); got != 1 {
-		t.Errorf("changed from s2 to %s for 2%%", autoMethods[got])
+		t.Errorf("changed from s2 to %s for 2%%", threeMethods[got])
 	}
 	if got := bestMethod(withLink(math.Inf(1), rates), 2, false); got != 0 {
-		t.Errorf("nothing is known of the link, and %s was chosen", autoMethods[got])
+		t.Errorf("nothing is known of the link, and %s was chosen", threeMethods[got])
 	}
 }
 
 func TestCompleteScales(t *testing.T) {
-	rates := make([]methodRate, len(autoMethods))
-	zstd := prior(autoMethods[2])
+	rates := make([]methodRate, len(threeMethods))
+	zstd := prior(threeMethods[2])
 	rates[2] = methodRate{speed: zstd.speed, ratio: 1 + (zstd.ratio-1)/2, measured: true} // two lanes, each half as fast
-	complete(autoMethods, 2, rates)
-	s2 := prior(autoMethods[1])
+	complete(threeMethods, 2, rates)
+	s2 := prior(threeMethods[1])
 	if got, want := rates[1].speed, s2.speed; math.Abs(got/want-1) > 0.01 {
 		t.Errorf("s2: %.0f MB/s, want %.0f", got/1e6, want/1e6)
 	}
@@ -132,7 +135,7 @@ func TestShift(t *testing.T) {
 		{1, backlogNone, 0}, {1, backlogSome, 1}, {1, backlogQueued, 2},
 		{2, backlogNone, 1}, {2, backlogSome, 2}, {2, backlogQueued, 2},
 	} {
-		if got := shift(tt.chosen, len(autoMethods), tt.b); got != tt.want {
+		if got := shift(tt.chosen, len(threeMethods), tt.b); got != tt.want {
 			t.Errorf("from %d with backlog %d: %d, want %d", tt.chosen, tt.b, got, tt.want)
 		}
 	}
@@ -174,8 +177,8 @@ func TestCompressionText(t *testing.T) {
 	if _, err := ParseCompression("rar"); err == nil {
 		t.Error("rar was taken")
 	}
-	for _, m := range autoMethods[1:] {
-		if _, err := savefmt.NewEncoder(m); err != nil {
+	for _, m := range savefmt.AutoMethods[1:] {
+		if _, err := savefmt.NewEncoder(m, 1); err != nil {
 			t.Error(err)
 		}
 	}
@@ -191,7 +194,7 @@ func TestControllerBusy(t *testing.T) {
 		want    int
 	}{{0, true, 0}, {0, false, 1}, {1, true, 0}, {1, false, 1}} {
 		if got := bestMethod(withLink(400e6, rates), tt.current, tt.busy); got != tt.want {
-			t.Errorf("from %s, busy %v: %s", autoMethods[tt.current], tt.busy, autoMethods[got])
+			t.Errorf("from %s, busy %v: %s", threeMethods[tt.current], tt.busy, threeMethods[got])
 		}
 	}
 }

@@ -2,37 +2,50 @@ package xen
 
 import (
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"sync/atomic"
 
 	"github.com/xenferry/xenferry/savefmt"
 )
 
-// maxDedupSlots bounds the table of a sender: 24 MiB.
-const maxDedupSlots = 1 << 20
+// maxDedupSlots bounds the table of a sender: 32 MiB.
+const maxDedupSlots = 1 << 21
 
 // dedup remembers which pages a round has sent, by 64 bits of a keyed hash of
-// their contents and the 32 of their checksum. A page is compared with one
-// other at most, so pages that differ are taken for the same once in 2^96, and
-// once in 2^64 by a guest that makes pages of one checksum: it cannot know the
-// key. All lanes use it at once and nobody locks: a slot holds one page, a
-// later one displaces it, and a slot that is read while another lane writes it
-// does not match.
+// their contents and the 32 of their checksum. A page is compared with few
+// others, so pages that differ are taken for the same once in 2^94, and once in
+// 2^62 by a guest that makes pages of one checksum: it cannot know the key. All
+// lanes use it at once and nobody locks: a slot holds one page, a later one may
+// displace it, and a slot that is read while another lane writes it does not
+// match.
 type dedup struct {
-	slots []dedupSlot
-	seed  maphash.Seed
-	round uint64
+	buckets []dedupBucket
+	seed    maphash.Seed
+	round   uint64
 }
 
-// dedupSlot is a page. Hash and checksum are stored mixed with pfn, so that
-// parts of two pages are not taken for one.
-type dedupSlot struct{ hash, sum, pfn atomic.Uint64 }
+// dedupBucket is where pages of some hashes are looked for: a line of the
+// processor's cache. With one slot for a hash a guest of 2 GiB lost a quarter of
+// its copies to pages that had displaced their sources.
+type dedupBucket [4]dedupSlot
+
+// dedupSlot is a page: its checksum and its pfn in one word, and the hash, mixed
+// with that word, so that parts of two pages are not taken for one.
+type dedupSlot struct{ hash, page atomic.Uint64 }
+
+// mixed makes another hash of it with each page.
+func mixed(hash, page uint64) uint64 { return hash ^ page*0x9E3779B97F4A7C15 }
+
+// maxDedupPFN is what fits into a slot: pages above 16 TiB always travel.
+const maxDedupPFN = math.MaxUint32
 
 func newDedup(pages uint64) *dedup {
-	n := min(max(pages, 2), maxDedupSlots)
+	const inBucket = uint64(len(dedupBucket{}))
+	n := min(max(2*pages/inBucket, 2), maxDedupSlots/inBucket) // few buckets are full
 	return &dedup{
-		slots: make([]dedupSlot, 1<<bits.Len64(n-1)),
-		seed:  maphash.MakeSeed(),
+		buckets: make([]dedupBucket, 1<<bits.Len64(n-1)),
+		seed:    maphash.MakeSeed(),
 	}
 }
 
@@ -43,16 +56,26 @@ func (d *dedup) begin(round int) { d.round = uint64(round) * 0x9E3779B97F4A7C15 
 // round. If there is none, this one, whose checksum is sum, is remembered, and
 // must be sent as data from the copy that was given.
 func (d *dedup) find(page []byte, sum uint32, pfn uint64) (uint64, bool) {
-	hash := maphash.Bytes(d.seed, page) ^ d.round
-	wide := uint64(sum) ^ d.round
-	slot := &d.slots[hash&uint64(len(d.slots)-1)]
-	other := slot.pfn.Load()
-	if slot.hash.Load()^other == hash && slot.sum.Load()^bits.ReverseBytes64(other) == wide && other != pfn {
-		return other, true
+	if pfn > maxDedupPFN {
+		return 0, false
 	}
-	slot.hash.Store(hash ^ pfn)
-	slot.sum.Store(wide ^ bits.ReverseBytes64(pfn))
-	slot.pfn.Store(pfn)
+	hash := maphash.Bytes(d.seed, page) ^ d.round
+	bucket := &d.buckets[hash&uint64(len(d.buckets)-1)]
+	place := &bucket[hash>>62] // one of four: nothing else goes by these bits
+	for i := range bucket {
+		slot := &bucket[i]
+		other := slot.page.Load()
+		known := slot.hash.Load()
+		switch {
+		case known == mixed(hash, other) && uint32(other>>32) == sum && other&maxDedupPFN != pfn:
+			return other & maxDedupPFN, true
+		case known == 0 && other == 0:
+			place = slot
+		}
+	}
+	own := uint64(sum)<<32 | pfn
+	place.hash.Store(mixed(hash, own))
+	place.page.Store(own)
 	return 0, false
 }
 

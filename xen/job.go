@@ -12,7 +12,7 @@ type job struct {
 	mapped bool
 
 	entries []savefmt.PageEntry
-	sums    []uint32
+	sums    []uint32 // of those that travel as data
 	zero    int      // pages that are all zero
 	empty   int      // pages without contents
 	data    int      // bytes of the pages that travel as data, before encoding
@@ -31,7 +31,8 @@ func (j *job) reset() {
 	j.zero, j.empty, j.data = 0, 0, 0
 }
 
-func (j *job) add(e savefmt.PageEntry, sum uint32) {
+// addData adds a page that travels as data.
+func (j *job) addData(e savefmt.PageEntry, sum uint32) {
 	j.entries = append(j.entries, e)
 	j.sums = append(j.sums, sum)
 }
@@ -51,8 +52,11 @@ func (j *job) addPages(h savefmt.Header) {
 		return
 	}
 	var room [savefmt.HeaderSize]byte
-	at := len(j.head)
-	j.head = savefmt.AppendTable(append(j.head, room[:]...), j.entries, j.sums)
+	at, sums := len(j.head), j.sums
+	if h.Codec != savefmt.CodecRaw {
+		sums = append(sums[:0], savefmt.SumOfSums(sums))
+	}
+	j.head = savefmt.AppendTable(append(j.head, room[:]...), j.entries, sums)
 	h.Count = uint32(len(j.entries))
 	for _, run := range j.runs {
 		h.Length += uint32(len(run))

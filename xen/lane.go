@@ -196,8 +196,9 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 	l.warm[method] = true
 	l.local.saw(raw, len(j.payload))
 	l.n.methods[method].add(raw, len(j.payload), now.Sub(begun))
-	if len(j.payload) < raw {
-		h.Codec = l.s.tuner.methods.at(method).Codec
+	codec := l.s.tuner.methods.at(method).Codec
+	if len(j.payload) < raw || codec == savefmt.CodecZstdLong { // whose history is worth more than a block without it
+		h.Codec = codec
 		if !l.known[method] {
 			h.Flags |= savefmt.FlagFresh
 		}
@@ -237,7 +238,7 @@ func (l *lane) encoder(method int) (savefmt.Encoder, error) {
 		}
 	}
 	var err error
-	l.encoders[method], err = savefmt.NewEncoder(l.s.tuner.methods.at(method))
+	l.encoders[method], err = savefmt.NewEncoder(l.s.tuner.methods.at(method), l.s.connections)
 	return l.encoders[method], err
 }
 

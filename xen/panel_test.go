@@ -202,7 +202,7 @@ func TestCompressionsRunOut(t *testing.T) {
 	for level := 4; err == nil && level <= 22; level++ {
 		err = encodeBy(tuner, Compression{Fixed: true, Method: savefmt.Method{Codec: savefmt.CodecZstd, Level: level}})
 	}
-	last := fmt.Sprintf("zstd:%d", 3+maxMethods-len(autoMethods))
+	last := fmt.Sprintf("zstd:%d", 3+maxMethods-len(savefmt.AutoMethods))
 	if err == nil || tuner.methodNow() != last || len(tuner.methods.all()) != maxMethods {
 		t.Errorf("%v, now %s", err, tuner.methodNow())
 	}

@@ -202,7 +202,7 @@ func TestShortPayload(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			enc, err := savefmt.NewEncoder(m)
+			enc, err := savefmt.NewEncoder(m, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -420,7 +420,7 @@ func TestSenderMemory(t *testing.T) {
 	all := NewBitmap(dom.Pages())
 	all.SetAll(dom.Pages())
 	for round := range 8 {
-		s.tuner.current = round % len(autoMethods)
+		s.tuner.current = round % len(savefmt.AutoMethods)
 		if _, err := s.send(t.Context(), round, all, savefmt.FlagVerify, round == 0); err != nil {
 			t.Fatal(err)
 		}

@@ -56,11 +56,12 @@ func (l *methodList) names() string {
 type plan struct {
 	fixed   bool  // always the last one
 	methods []int // indices, the first is raw; from the fastest to the strongest
+	frugal  int   // so many of them are for a host without a core to spare
 }
 
 // newPlan returns the plan for what was asked for, nil if the list is full.
 func newPlan(l *methodList, c Compression) *plan {
-	want := autoMethods
+	want := savefmt.AutoMethods
 	if c.Fixed {
 		want = []savefmt.Method{{Codec: savefmt.CodecRaw}}
 		if c.Method.Codec != savefmt.CodecRaw {
@@ -74,14 +75,30 @@ func newPlan(l *methodList, c Compression) *plan {
 			return nil
 		}
 		p.methods = append(p.methods, i)
+		if m.Codec != savefmt.CodecZstdLong {
+			p.frugal = len(p.methods)
+		}
 	}
 	return p
+}
+
+// choice returns those between which is chosen, where this host has a core to
+// spare or not. A long window gains a few percent of the bytes for half as much
+// work again, and takes the processor's cache from all that run beside it: what
+// it saves a full link is lost where cores are what all wait for.
+func (p *plan) choice(spare bool) []int {
+	if spare || p.fixed {
+		return p.methods
+	}
+	return p.methods[:p.frugal]
 }
 
 func (p *plan) last() int { return p.methods[len(p.methods)-1] }
 
 func (p *plan) has(method int) bool { return slices.Contains(p.methods, method) }
 
-// position returns where a method stands in the plan: as raw, if it is none of
-// it any more.
-func (p *plan) position(method int) int { return max(slices.Index(p.methods, method), 0) }
+// position returns where a method stands in a choice: for one of the plan that is
+// not in it the strongest that is, for any other raw.
+func (p *plan) position(method int, choice []int) int {
+	return min(max(slices.Index(p.methods, method), 0), len(choice)-1)
+}

@@ -21,7 +21,8 @@ type pageReader struct {
 	batch    *Batch
 	table    []byte
 	entries  []savefmt.PageEntry
-	sums     []uint32
+	sums     []uint32 // as the table has them
+	have     []uint32 // of the pages as they came
 	runs     [][]byte
 	decoders map[savefmt.Codec]savefmt.Decoder
 	payload  []byte         // encoded pages, where there are such
@@ -107,7 +108,7 @@ func (p *pageReader) pagesFrame(h savefmt.Header, in *frameReader) error {
 		return err
 	}
 	var err error
-	if p.entries, p.sums, err = savefmt.ParseTable(table, int(h.Count), p.mem.pages, p.entries, p.sums); err != nil {
+	if p.entries, p.sums, err = savefmt.ParseTable(table, int(h.Count), h.Codec, p.mem.pages, p.entries, p.sums); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	// Encoded pages are read first: none is mapped while the link is waited for.
@@ -137,7 +138,7 @@ func (p *pageReader) readEncoded(h savefmt.Header, in *frameReader) error {
 		return nil
 	}
 	if p.decoders[h.Codec] == nil {
-		d, err := savefmt.NewDecoder(h.Codec)
+		d, err := savefmt.NewDecoder(h.Codec, p.barrier.n)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
@@ -193,9 +194,9 @@ func (p *pageReader) take(h savefmt.Header, in *frameReader) (time.Duration, err
 	}
 	elsewhere := time.Since(start)
 	if verify {
-		return elsewhere, p.verify(p.scratch[:data])
+		return elsewhere, p.verify(h.Codec, p.scratch[:data])
 	}
-	return elsewhere, p.settle(h.Flags&savefmt.FlagLive != 0 && h.Codec == savefmt.CodecRaw)
+	return elsewhere, p.settle(h.Codec, h.Flags&savefmt.FlagLive != 0)
 }
 
 // readPages fills runs, which have data bytes, with the contents of a frame.
@@ -220,26 +221,46 @@ func (p *pageReader) readPages(h savefmt.Header, in *frameReader, data int) erro
 }
 
 // settle checks the stored pages against their checksums, clears the zero
-// ones, and keeps the books.
-func (p *pageReader) settle(live bool) error {
+// ones, and keeps the books. In a live round a raw page that does not match was
+// being written, and comes again.
+func (p *pageReader) settle(codec savefmt.Codec, live bool) error {
 	m := p.mem
+	p.have = p.have[:0]
 	for i, e := range p.entries {
 		pfn, page, damaged := e.PFN(), p.batch.Pages[i], false
 		switch e.Content() {
 		case savefmt.ContentData:
-			damaged = savefmt.Checksum(page) != p.sums[i]
+			p.have = append(p.have, savefmt.Checksum(page))
+			damaged = codec == savefmt.CodecRaw && !p.matches(len(p.have)-1)
 			m.used.put(pfn, true)
 		case savefmt.ContentZero:
 			clear(page) // nil where it was not touched
 			m.used.put(pfn, false)
 		}
 		if damaged && !live {
-			return fmt.Errorf("%w: page at pfn %#x arrived damaged", ErrCorrupt, pfn)
+			return damagedPage(pfn)
 		}
 		m.suspect.put(pfn, damaged)
 		m.zero.put(pfn, e.Content() == savefmt.ContentZero)
 	}
-	return nil
+	return p.checkEncoded(codec)
+}
+
+// matches tells whether a page of a raw frame has come as it was sent: the
+// data-th of those with data.
+func (p *pageReader) matches(data int) bool { return p.have[data] == p.sums[data] }
+
+func damagedPage(pfn uint64) error {
+	return fmt.Errorf("%w: page at pfn %#x arrived damaged", ErrCorrupt, pfn)
+}
+
+// checkEncoded compares the pages of a frame that is not raw with its one checksum.
+func (p *pageReader) checkEncoded(codec savefmt.Codec) error {
+	if codec == savefmt.CodecRaw || len(p.have) == 0 || savefmt.SumOfSums(p.have) == p.sums[0] {
+		return nil
+	}
+	return fmt.Errorf("%w: pages of the frame from pfn %#x to %#x arrived damaged",
+		ErrCorrupt, p.entries[0].PFN(), p.entries[len(p.entries)-1].PFN())
 }
 
 // publish says that the frame's pages are there, the guest's by now: copies may
@@ -251,15 +272,17 @@ func (p *pageReader) publish() {
 }
 
 // verify compares the pages that came, in payload, with those that are there.
-func (p *pageReader) verify(payload []byte) error {
+func (p *pageReader) verify(codec savefmt.Codec, payload []byte) error {
+	p.have = p.have[:0]
 	for i, e := range p.entries {
 		same := true
 		switch e.Content() {
 		case savefmt.ContentData:
 			want := payload[:PageSize]
 			payload = payload[PageSize:]
-			if savefmt.Checksum(want) != p.sums[i] {
-				return fmt.Errorf("%w: page at pfn %#x arrived damaged", ErrCorrupt, e.PFN())
+			p.have = append(p.have, savefmt.Checksum(want))
+			if codec == savefmt.CodecRaw && !p.matches(len(p.have)-1) {
+				return damagedPage(e.PFN())
 			}
 			same = bytes.Equal(want, p.batch.Pages[i])
 		case savefmt.ContentZero:
@@ -269,5 +292,5 @@ func (p *pageReader) verify(payload []byte) error {
 			p.mem.differ.add(e.PFN())
 		}
 	}
-	return nil
+	return p.checkEncoded(codec)
 }

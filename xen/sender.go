@@ -16,13 +16,14 @@ import (
 // writes them. A round ends when every lane has written its round-end frame:
 // no pfn is in flight twice.
 type sender struct {
-	dom   Domain
-	lanes []*lane
-	tuner *tuner
-	dedup *dedup // its memory is touched only where pages are compressed
-	limit *RateLimit
-	gate  *gate
-	skip  SkipRule
+	dom         Domain
+	lanes       []*lane
+	connections int
+	tuner       *tuner
+	dedup       *dedup // its memory is touched only where pages are compressed
+	limit       *RateLimit
+	gate        *gate
+	skip        SkipRule
 
 	ofPages atomic.Uint64 // in this round
 	round   atomic.Int64
@@ -32,7 +33,7 @@ type sender struct {
 }
 
 func newSender(dom Domain, outs []frameWriter, p *PipeOptions) (*sender, error) {
-	s := &sender{dom: dom, tuner: newTuner(p.Compress, len(outs)), limit: p.RateLimit, gate: newGate(len(outs)), skip: DefaultSkip, dedup: newDedup(dom.Pages())}
+	s := &sender{dom: dom, connections: len(outs), tuner: newTuner(p.Compress, len(outs)), limit: p.RateLimit, gate: newGate(len(outs)), skip: DefaultSkip, dedup: newDedup(dom.Pages())}
 	if p.RateLimit != nil {
 		s.tuner.cap = p.RateLimit.bytesPerSec
 	}

@@ -1,6 +1,10 @@
 package xen
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/xenferry/xenferry/savefmt"
+)
 
 func TestParseSkip(t *testing.T) {
 	for in, want := range map[string]SkipRule{
@@ -42,5 +46,27 @@ func TestSkipRules(t *testing.T) {
 		if skipped != tt.want {
 			t.Errorf("%s, 1 MiB became %d: skipped %d MiB, not %d", tt.rule, tt.encoded, skipped, tt.want)
 		}
+	}
+}
+
+// TestSkipsOnlyWhatHelps: pages whose neighbours compressed badly are still tried
+// while the link has enough to do, which costs no time.
+func TestSkipsOnlyWhatHelps(t *testing.T) {
+	out := &heldWriter{}
+	s, err := newSender(benchDomain(1000), []frameWriter{out}, &PipeOptions{Compress: Compression{Fixed: true, Method: savefmt.FastMethod}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := s.lanes[0]
+	for range poorFirst {
+		l.local.saw(1<<20, 1<<20)
+	}
+	out.held = starving
+	if got := s.tuner.choose(l, 1<<20); got == 0 {
+		t.Error("skipped while the link was busy")
+	}
+	out.held = 0
+	if got := s.tuner.choose(l, 1<<20); got != 0 {
+		t.Error("not skipped while the link had nothing to do")
 	}
 }

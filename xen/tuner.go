@@ -23,6 +23,7 @@ type tuner struct {
 	load    *hostLoad
 	cap     func() float64 // bytes a second that may be sent
 	current int            // index of a method
+	spare   bool           // this host had a core to spare when that was chosen
 }
 
 // laneRate is what one lane does with a method.
@@ -97,26 +98,30 @@ func (t *tuner) setLanes(n int) {
 // choose returns the index of the method for a lane's next batch of n bytes.
 func (t *tuner) choose(l *lane, n int) int {
 	p := t.plan.Load()
-	if len(p.methods) == 1 || l.local.skip(n) {
+	if len(p.methods) == 1 {
 		return 0
-	}
-	if p.fixed {
-		return p.last()
 	}
 	t.mu.Lock()
 	current, full, starting := t.current, t.link.full(t.current, time.Now()), t.link.starting()
+	methods := p.choice(t.spare)
 	t.mu.Unlock()
-	if current == 0 {
-		if starting && l.out.unsent() >= startMost {
-			return p.methods[1]
-		}
-		return 0
-	}
 	waiting := l.backlog()
 	if waiting == backlogNone && full {
 		waiting = backlogSome // of this lane alone: others keep the link busy
 	}
-	return p.methods[shift(p.position(current), len(p.methods), waiting)]
+	switch {
+	case waiting == backlogNone && l.local.skip(n): // else the link is busy while it is tried
+		return 0
+	case p.fixed:
+		return p.last()
+	}
+	if current == 0 {
+		if starting && l.out.unsent() >= startMost && l.s.startsSlowly(time.Now()) {
+			return p.methods[1]
+		}
+		return 0
+	}
+	return methods[shift(p.position(current, methods), len(methods), waiting)]
 }
 
 // prepared notes that a lane made raw bytes of pages into encoded ones.
@@ -139,8 +144,9 @@ func (t *tuner) prepared(method, raw, encoded int, took time.Duration) {
 func (t *tuner) decide(now time.Time, p *plan) {
 	rates := make([]methodRate, 0, maxMethods)
 	methods := make([]savefmt.Method, 0, maxMethods)
-	current := 0
-	for i, m := range p.methods {
+	t.spare = !t.load.busy(now)
+	choice := p.choice(t.spare)
+	for _, m := range choice {
 		r := &t.rates[m]
 		methods = append(methods, t.methods.at(m))
 		rates = append(rates, methodRate{
@@ -148,20 +154,18 @@ func (t *tuner) decide(now time.Time, p *plan) {
 			link:     min(t.link.speed(m, now), t.cap()),
 			measured: r.speed.seen >= rateLeast && !r.stale(now),
 		})
-		if m == t.current {
-			current = i
-		}
 	}
 	complete(methods, t.lanes, rates)
-	if best := bestMethod(rates, current, t.load.busy(now)); best != current {
+	if best := choice[bestMethod(rates, p.position(t.current, choice), !t.spare)]; best != t.current {
 		t.rates[t.current].left()
-		t.current, t.link.mixed = p.methods[best], true
+		t.current, t.link.mixed = best, true
 	}
 }
 
 // linkMeter measures what the link takes, from what was written and what of it
 // has not yet arrived.
 type linkMeter struct {
+	first     time.Time // of all writes
 	begun     time.Time
 	written   int           // bytes in all
 	wrote     time.Duration // writing, all lanes, since begun
@@ -189,10 +193,13 @@ const linkWindow = 20 * time.Millisecond
 // A slow link would take a tenth of a second for the raw pages that the kernel's
 // buffers hold when its speed is first known. So in the first startWindows of
 // them, as long as it is not, a lane that has startMost bytes on their way makes
-// its next pages smaller. A fast link never has that much.
+// its next pages smaller, if after startTime less than startSlow bytes a second
+// have arrived.
 const (
 	startWindows = 5
 	startMost    = 512 << 10
+	startTime    = 2 * time.Millisecond
+	startSlow    = 400e6
 )
 
 // linkWeight is how much a window counts beside those before it, fullShare of
@@ -214,7 +221,7 @@ func (m *linkMeter) due(now time.Time, size int, took time.Duration) bool {
 	m.written += size
 	m.wrote += took
 	if m.begun.IsZero() {
-		m.begun = now.Add(-took)
+		m.first, m.begun = now.Add(-took), now.Add(-took)
 	}
 	return now.Sub(m.begun) >= linkWindow
 }
@@ -268,6 +275,28 @@ func (m *linkMeter) speed(method int, now time.Time) float64 {
 // starting tells whether too little of the link was seen to know its speed.
 func (m *linkMeter) starting() bool { return m.windows < startWindows }
 
+// startsSlowly tells whether little of what was written has arrived so far.
+func (s *sender) startsSlowly(now time.Time) bool {
+	t := s.tuner
+	t.mu.Lock()
+	first, arrived := t.link.first, t.link.written
+	t.mu.Unlock()
+	took := now.Sub(first)
+	if first.IsZero() || took < startTime {
+		return false
+	}
+	return float64(arrived-s.unsent()) < startSlow*took.Seconds()
+}
+
+// unsent returns how much of what was written is on its way, on all connections.
+func (s *sender) unsent() int {
+	n := 0
+	for _, l := range s.lanes {
+		n += l.out.unsent()
+	}
+	return n
+}
+
 // full tells whether the link has lately been given nearly all that it takes.
 func (m *linkMeter) full(method int, now time.Time) bool {
 	return m.recent >= fullShare*m.speed(method, now)
@@ -286,11 +315,7 @@ func (s *sender) written(size int, took time.Duration) {
 	if !t.link.due(now, size, took) {
 		return
 	}
-	unsent := 0
-	for _, l := range s.lanes {
-		unsent += l.out.unsent()
-	}
-	t.link.sample(now, unsent, t.lanes, t.current)
+	t.link.sample(now, s.unsent(), t.lanes, t.current)
 	t.decide(now, p)
 }
 

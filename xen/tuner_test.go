@@ -28,9 +28,15 @@ func TestStart(t *testing.T) {
 		}
 	}
 	expect("at first", 0, 0)
-	expect("at first", startMost-1, 0)
-	expect("at first", startMost, 1)
+	expect("when nothing was written yet", startMost, 0)
 	now := time.Now()
+	s.tuner.link.first, s.tuner.link.written = now.Add(-2*startTime), startMost
+	expect("when little has arrived", startMost-1, 0)
+	expect("when little has arrived", startMost, 1)
+	s.tuner.link.first = now
+	expect("when there was no time for more", startMost, 0)
+	s.tuner.link.first, s.tuner.link.written = now.Add(-2*startTime), 1<<40
+	expect("when much has arrived", startMost, 0)
 	for range startWindows {
 		s.tuner.link.begun = now
 		now = now.Add(linkWindow)

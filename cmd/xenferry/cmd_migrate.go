@@ -33,7 +33,7 @@ func migrateCommand() *cli.Command {
 			&cli.BoolFlag{Name: "debug", Usage: "send all memory once more while the guest is suspended, compare, and tell what differs; the pause gets much longer"},
 			&cli.BoolFlag{Name: "memory-hash", Usage: "refuse unless a hash of all memory is equal before the guest runs; the pause gets longer"},
 			&cli.StringFlag{Name: "data", Value: string(xen.DataTLS), Usage: "how the pages travel: `tls` (TCP connections of their own, encrypted), plain (the same, not encrypted), ssh (over the control connection)"},
-			&cli.StringFlag{Name: "compress", Value: "auto", Usage: "how pages are encoded: `auto` (what moves the guest soonest, by what is measured), off, s2, zstd[:1-22], zlib[:1-9]"},
+			&cli.StringFlag{Name: "compress", Value: "auto", Usage: "how pages are encoded: `auto` (what moves the guest soonest, by what is measured), off, s2, zstd[:1-22], zlib[:1-9], zstd-long[:1-22] (a window of many MiB; with libzstd)"},
 			&cli.StringFlag{Name: "compress-skip", Value: xen.DefaultSkip.String(), Usage: "after pages that got smaller by less than RATIO:1 send the next ones as they are, up to so many MiB before the next try: `MiB:RATIO`, or off"},
 			&cli.StringFlag{Name: "connections", Value: "auto", Usage: fmt.Sprintf("data connections, 1 to %d, or `auto`: half as many as this host has cores, 2 to 8. Each keeps about one core busy while pages are compressed", xen.MaxConnections)},
 			&cli.StringFlag{Name: "bandwidth-limit", Value: "0", Usage: "cap the data connections at so many `bits` a second on the link (800M, 2.5G); 0: no cap"},

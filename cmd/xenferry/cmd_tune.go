@@ -30,7 +30,7 @@ func tuneCommand() *cli.Command {
 			"suspend, and whenever the migration does.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "bandwidth-limit", Usage: "cap the data connections at so many `bits` a second on the link (800M, 2.5G); 0: no cap"},
-			&cli.StringFlag{Name: "compress", Usage: "encode pages as `auto`, off, s2, zstd[:1-22] or zlib[:1-9] from now on"},
+			&cli.StringFlag{Name: "compress", Usage: "encode pages as `auto`, off, s2, zstd[:1-22], zlib[:1-9] or zstd-long[:1-22] from now on"},
 			&cli.DurationFlag{Name: "max-downtime", Usage: "let the guest run on here when it would be suspended for longer before it is handed over; 0: whatever the other limits allow"},
 			&cli.Uint64Flag{Name: "threads", Usage: "let `n` of the connections work at once, from 1 to all that there are: each keeps about one core busy while pages are compressed"},
 			&cli.Uint64Flag{Name: "throttle", Usage: fmt.Sprintf("take `percent` of its processor time from the guest, so that it writes less, up to %d; 0: give all back", xen.MaxThrottle)},

@@ -46,24 +46,42 @@ const (
 	boundLevel = 8
 )
 
+// param is one parameter of the library.
+type param struct {
+	name  C.ZSTD_cParameter
+	value int
+}
+
 // NewEncoder returns an encoder of a level from FastestLevel to 22, but not 0,
 // whose matches reach back up to 1<<windowLog bytes, up to level 1 no more than
 // 1<<fastWindowLog.
 func NewEncoder(level, windowLog int) (*Encoder, error) {
+	if level <= 1 {
+		windowLog = min(windowLog, fastWindowLog)
+	}
+	return newEncoder(level, windowLog)
+}
+
+// longEntry is how many bytes of the window have one entry in the table of long
+// matches, as a power of two. Half as much as the library takes costs 0.2 % of
+// the size and saves 5 % of the time, as more of the table is in the cache.
+const longEntry = 8
+
+// NewLongEncoder returns an encoder that also looks for long matches, of 64
+// bytes and more, in all of the window.
+func NewLongEncoder(level, windowLog int) (*Encoder, error) {
+	return newEncoder(level, windowLog,
+		param{C.ZSTD_c_enableLongDistanceMatching, 1}, param{C.ZSTD_c_ldmHashLog, windowLog - longEntry})
+}
+
+func newEncoder(level, windowLog int, more ...param) (*Encoder, error) {
 	ctx := C.ZSTD_createCCtx()
 	if ctx == nil {
 		return nil, errors.New("zstd: no memory for an encoder")
 	}
 	e := &Encoder{ctx}
 	runtime.AddCleanup(e, func(ctx *C.ZSTD_CCtx) { C.ZSTD_freeCCtx(ctx) }, ctx)
-	type param struct {
-		name  C.ZSTD_cParameter
-		value int
-	}
-	if level <= 1 {
-		windowLog = min(windowLog, fastWindowLog)
-	}
-	params := []param{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}}
+	params := append([]param{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}}, more...)
 	switch {
 	case level == 1:
 		params = append(params, param{C.ZSTD_c_minMatch, fastMinMatch})

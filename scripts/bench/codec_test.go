@@ -23,7 +23,7 @@ func BenchmarkCodecs(b *testing.B) {
 	for _, batch := range batches {
 		raw += len(batch)
 	}
-	for _, name := range []string{"s2", "zstd:-3", "zstd:1", "zstd:2", "zstd:3", "zstd:6"} {
+	for _, name := range []string{"s2", "zstd:-3", "zstd:1", "zstd:2", "zstd:3", "zstd:6", "zstd-long"} {
 		m, err := savefmt.ParseMethod(name)
 		if err != nil && strings.Contains(name, "-") { // libzstd alone has those
 			continue
@@ -31,7 +31,7 @@ func BenchmarkCodecs(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		enc, err := savefmt.NewEncoder(m)
+		enc, err := savefmt.NewEncoder(m, 2)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func BenchmarkCodecs(b *testing.B) {
 
 // benchmarkDecode decodes what was encoded, each batch up to its end.
 func benchmarkDecode(b *testing.B, c savefmt.Codec, batches [][]byte, encoded []byte, ends []int) {
-	dec, err := savefmt.NewDecoder(c)
+	dec, err := savefmt.NewDecoder(c, 2)
 	if err != nil {
 		b.Fatal(err)
 	}

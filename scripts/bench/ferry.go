@@ -23,6 +23,7 @@ type ferryMode struct {
 	name  string
 	flags []string
 	only  string // the one link on which it is measured; "" is all
+	inC   bool   // only with libzstd
 }
 
 var ferryModes = []ferryMode{
@@ -30,6 +31,7 @@ var ferryModes = []ferryMode{
 	{name: "off", flags: []string{"--data=plain", "--compress=off"}},
 	{name: "s2", flags: []string{"--data=plain", "--compress=s2"}},
 	{name: "zstd", flags: []string{"--data=plain", "--compress=zstd"}},
+	{name: "zstd-long", flags: []string{"--data=plain", "--compress=zstd-long"}, inC: true},
 	{name: "zlib", flags: []string{"--data=plain", "--compress=zlib"}},
 	{name: "auto-tls", flags: []string{"--data=tls"}, only: "unshaped"},
 }
@@ -220,6 +222,12 @@ func (p *ferryPeer) verify(ctx context.Context) error {
 	return err
 }
 
+// hasLibzstd tells whether this xenferry was built with it.
+func hasLibzstd(program string) bool {
+	version, _ := exec.Command(program, "version").Output()
+	return bytes.Contains(version, []byte("libzstd"))
+}
+
 // offered returns the modes whose flags this xenferry has.
 func offered(program string) ([]ferryMode, error) {
 	help, err := exec.Command(program, "migrate", "--help").Output()
@@ -228,7 +236,7 @@ func offered(program string) ([]ferryMode, error) {
 	}
 	var modes []ferryMode
 	for _, m := range ferryModes {
-		known := true
+		known := !m.inC || hasLibzstd(program)
 		for _, flag := range m.flags {
 			name, _, _ := strings.Cut(flag, "=")
 			known = known && bytes.Contains(help, []byte(name+" "))

@@ -33,8 +33,14 @@ const (
 	peakMost      = 256 << 20 // the promise, for each program
 )
 
-// hungriest is the setting that takes most memory.
-var hungriest = ferryMode{flags: []string{"--data=tls", "--compress=zstd"}}
+// hungriest is the setting that takes most memory: with libzstd its long windows.
+func hungriest(program string) ferryMode {
+	method := "zstd"
+	if hasLibzstd(program) {
+		method = "zstd-long"
+	}
+	return ferryMode{flags: []string{"--data=tls", "--compress=" + method}}
+}
 
 // measurePeaks moves the large guest and samples the memory of sender and
 // receiver.
@@ -46,7 +52,7 @@ func (p *ferryPeer) measurePeaks(ctx context.Context) (peaks []Peak, err error) 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.destroyAll(domid)) }()
-	cmd, _, errs := p.command(ctx, hungriest)
+	cmd, _, errs := p.command(ctx, hungriest(p.program))
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
