@@ -52,7 +52,7 @@ unpack_kernel() {
 
 # make_sysroot SUITE ROOT: unpacks, without installing, what a cgo build needs.
 make_sysroot() {
-  mmdebstrap --quiet --variant=extract --include=libxen-dev,libc6-dev,libc6 "$1" "$2" "${sources[@]}"
+  mmdebstrap --quiet --variant=extract --include=libxen-dev,libzstd-dev,libc6-dev,libc6 "$1" "$2" "${sources[@]}"
   for d in lib lib64; do # the linker scripts name them
     [[ -e $2/$d ]] || ln -s "usr/$d" "$2/$d"
   done

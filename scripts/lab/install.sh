@@ -31,7 +31,7 @@ install_host() { # install_host A|B
   cp "$tmp/listen" "$tmp/await" "$tmp/spoil" "$tmp/root/usr/local/bin/"
   if [[ -z ${XENFERRY_LAB_WITHOUT_XENFERRY:-} ]]; then
     # Once for both hosts of one release: linking it takes a while.
-    [[ -e $tmp/xenferry-$release ]] || "$LAB_DIR/sysroot.sh" "$release" go build -C "$REPO" -tags xen -o "$tmp/xenferry-$release" ./cmd/xenferry
+    [[ -e $tmp/xenferry-$release ]] || "$LAB_DIR/sysroot.sh" "$release" go build -C "$REPO" -tags xen,libzstd -o "$tmp/xenferry-$release" ./cmd/xenferry
     cp "$tmp/xenferry-$release" "$tmp/root/usr/local/bin/xenferry"
   fi
   # tar replaces a program that is running. The listener is told to end.

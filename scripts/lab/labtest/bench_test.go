@@ -25,13 +25,13 @@ type way struct {
 	stock   bool
 }
 
-// The lab's ssh is emulated and slow, so stock xl is measured over plain TCP as
-// well: nc takes the place of ssh, and a waiting nc starts the receiver.
+// The lab's ssh is emulated and slow, so both are measured over plain TCP as well:
+// nc takes the place of ssh, and a waiting nc starts the receiver.
 var (
 	stockSSH = way{"xl migrate, over ssh", "xl migrate", true}
 	stockTCP = way{"xl migrate, over plain TCP", "xl migrate -s /tmp/tcp-to", true}
-	ferryTLS = way{"xenferry migrate (TLS)", "xenferry migrate --json", false}
-	ferryTCP = way{"xenferry migrate --data plain", "xenferry migrate --json --data plain", false}
+	ferryTLS = way{"xenferry migrate, over ssh and TLS", "xenferry migrate --json", false}
+	ferryTCP = way{"xenferry migrate, over plain TCP", "xenferry migrate --json " + overTCP, false}
 
 	ways = []way{stockSSH, stockTCP, ferryTLS, ferryTCP}
 )
@@ -123,7 +123,11 @@ func bench(t *testing.T, kind string, rounds int, results map[string][]result) {
 func (g *Guest) measure(t *testing.T, from *Host, w way) result {
 	t.Helper()
 	to := g.Lab.Other(from)
-	installTCP(t, from, to, stockReceive)
+	receive := ferryReceive
+	if w.stock {
+		receive = stockReceive
+	}
+	installTCP(t, from, to, receive)
 	before := g.AssertClean(t, from)
 	g.Lab.Mark(t)
 	command := fmt.Sprintf("%s %s %s", w.command, g.Name, to.Name)
@@ -230,9 +234,14 @@ func owns(rs []result) (d []time.Duration) {
 	return d
 }
 
-// stockReceive is a receiver. Its stdout, and its descriptor 3, lead to the
-// sender.
-const stockReceive = "xl migrate-receive 2>&1 >&3 | listen stamp > /tmp/xl-receive.log"
+// Receivers. What goes to descriptor 3 goes to the sender.
+const (
+	stockReceive = "xl migrate-receive 2>&1 >&3 | listen stamp > /tmp/xl-receive.log"
+	ferryReceive = "xenferry migrate-receive >&3 2> /tmp/xenferry-receive.log"
+)
+
+// overTCP are the options of xenferry migrate for all in plain TCP.
+const overTCP = "--data plain -s /tmp/tcp-to"
 
 // installTCP makes /tmp/tcp-to on from, which stands in for ssh: it connects
 // its stdin and stdout with a receiver on to.

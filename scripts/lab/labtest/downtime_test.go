@@ -97,7 +97,8 @@ func (d *downtime) measure(t *testing.T, rounds int) {
 
 		before := g.AssertClean(t, from)
 		l.Mark(t)
-		report := g.Ferry(t, from, "--data plain")
+		installTCP(t, from, l.Other(from), ferryReceive)
+		report := g.Ferry(t, from, overTCP)
 		from = l.Other(from)
 		g.AssertClean(t, from)
 		p = g.Pause(t, from, before.N)
@@ -195,7 +196,7 @@ func (d *downtime) print() {
 		down = append(down, untilItRuns(r))
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "\n%s guest, medians of %d\txl migrate over TCP\txenferry migrate --data plain\n", d.Type, len(d.Reports))
+	fmt.Fprintf(w, "\n%s guest, medians of %d\txl migrate over TCP\txenferry migrate over TCP\n", d.Type, len(d.Reports))
 	line := func(what string, stock, ours time.Duration) {
 		fmt.Fprintf(w, "%s\t%.3f s\t%.3f s\n", what, stock.Seconds(), ours.Seconds())
 	}
