@@ -63,7 +63,6 @@ type destination struct {
 	incoming Incoming
 	building bool // the host has been asked to make the domain
 	named    bool // it has the guest's name
-	asks     bool // the source tells when it asks the guest to suspend
 	listener *dataListener
 	keys     *keyPair
 	mem      *memory
@@ -197,10 +196,9 @@ func (d *destination) create(ctx context.Context) error {
 	}
 	d.mem = newMemory(d.incoming, d.hello.Pages)
 	d.mem.onStored = d.tellStored
-	d.asks = d.hello.Asks && d.hello.Early // without devices there is nothing to get ready
 	answer := &welcome{
 		Version: min(ProtocolMax, d.hello.MaxVersion), Program: d.opts.Program, Host: info.Name,
-		Early: d.hello.Early, Stored: d.hello.Stored, Clock: true, Asks: d.asks, CreateNs: created.Nanoseconds(),
+		Early: d.hello.Early, Stored: d.hello.Stored, Clock: true, Asks: d.asks(), CreateNs: created.Nanoseconds(),
 	}
 	if d.hello.Data != DataControl {
 		if err := d.listen(answer); err != nil {
@@ -382,9 +380,13 @@ func (d *destination) checkHash(ctx context.Context, want string) error {
 	return nil
 }
 
+// asks tells whether the source says when it asks the guest to suspend: the copy
+// gets ready then. Without devices there is nothing to get ready.
+func (d *destination) asks() bool { return d.hello.Asks && d.hello.Early }
+
 // awaitGo gets the copy ready to run meanwhile, where that was not done before.
 func (d *destination) awaitGo(ctx context.Context) error {
-	if !d.asks {
+	if !d.asks() {
 		if err := d.getReady(ctx); err != nil {
 			return err
 		}

@@ -83,7 +83,7 @@ func (d *destination) prepare(ctx context.Context) error {
 	if err := d.incoming.Prepare(ctx, records); err != nil {
 		return fmt.Errorf("building the devices: %w", err)
 	}
-	if err := d.link.send(&message{Kind: kindReadied}); err != nil || !d.asks {
+	if err := d.link.send(&message{Kind: kindReadied}); err != nil || !d.asks() {
 		return err
 	}
 	if _, _, err := d.link.receive(ctx, kindAsked, noLimit); err != nil {

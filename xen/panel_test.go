@@ -20,7 +20,7 @@ func someFigures() Figures {
 	return Figures{
 		Updated: time.Unix(1700000000, 5), Began: time.Unix(1600000000, 7), Phase: "destination ready", MemoryPages: 1 << 40,
 		Round: 3, RoundTime: time.Minute, Pages: 4, OfPages: 5, Zero: 6, Copied: 7, WireBytes: 1 << 50, BytesPerS: 8,
-		Stages: StageTimes{Read: 9, Compress: 10, Write: 11, Held: 19}, Dirty: 12, Connections: 13, Method: "zstd:22",
+		Stages: StageTimes{Read: 9, Compress: 10, Write: 11, Held: 19}, Dirty: 12, Connections: 13, Method: "zstd-long:22",
 		Compress: "auto", RateBits: 14e6, MaxDowntime: 15, Threads: 17, Throttle: 18, Changes: 16, Tunable: true,
 	}
 }
