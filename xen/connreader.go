@@ -102,6 +102,38 @@ func (c *connReader) readFull(bufs [][]byte) error {
 	return err
 }
 
+// readSome reads what there is into p, and while there is nothing waits for low
+// bytes, of which the caller knows that they follow.
+func (c *connReader) readSome(p []byte, low int) (int, error) {
+	n := 0
+	var err error
+	waitErr := c.raw.Read(func(fd uintptr) (done bool) {
+		for {
+			var errno error
+			n, errno = unix.Read(int(fd), p)
+			switch errno {
+			case unix.EAGAIN:
+				n = 0
+				c.wake(int(fd), low)
+				return false
+			case unix.EINTR:
+				continue
+			case nil:
+				if n == 0 {
+					err = io.EOF
+				}
+			default:
+				n, err = 0, os.NewSyscallError("read", errno)
+			}
+			return true
+		}
+	})
+	if err == nil {
+		err = waitErr
+	}
+	return n, err
+}
+
 // advance takes n bytes, of those that iovs have, off their beginning.
 func advance(iovs []unix.Iovec, n int) []unix.Iovec {
 	for n > 0 {

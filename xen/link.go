@@ -431,7 +431,8 @@ func (l *Link) next(ctx context.Context, limit <-chan time.Time) (delivery, erro
 // large payloads go straight to where they belong.
 type frameReader struct {
 	r    *bufio.Reader
-	conn *connReader // below r; nil if that is not plain TCP
+	conn *connReader   // below r; nil if that is not plain TCP
+	tls  *recordReader // below TLS below r; nil if there is none
 	head [savefmt.HeaderSize]byte
 }
 
@@ -443,7 +444,9 @@ func newFrameReader(r io.Reader) *frameReader {
 func newDataReader(conn net.Conn) *frameReader {
 	c := newConnReader(conn)
 	if c == nil {
-		return newFrameReader(conn)
+		f := newFrameReader(conn)
+		f.tls = below(conn)
+		return f
 	}
 	f := newFrameReader(c)
 	f.conn = c
@@ -459,12 +462,25 @@ func (f *frameReader) readFull(bufs [][]byte) error {
 		}
 		return err
 	}
+	if f.tls != nil {
+		f.expect(bufs)
+		defer f.tls.expect(0)
+	}
 	for _, b := range bufs {
 		if _, err := io.ReadFull(f.r, b); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// expect tells what is below TLS how much of bufs has not been read ahead.
+func (f *frameReader) expect(bufs [][]byte) {
+	due := -f.r.Buffered()
+	for _, b := range bufs {
+		due += len(b)
+	}
+	f.tls.expect(due)
 }
 
 // drain fills bufs with what was read ahead, and returns the rest of them.

@@ -213,7 +213,7 @@ func (d *dataListener) admit(raw net.Conn) (*dataConn, error) {
 	conn := raw
 	if d.mode == DataTLS {
 		var err error
-		if conn, err = d.keys.server(context.Background(), raw, d.peerKey); err != nil {
+		if conn, err = d.keys.server(context.Background(), newRecordReader(raw), d.peerKey); err != nil {
 			return nil, err
 		}
 	}
