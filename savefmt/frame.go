@@ -74,8 +74,8 @@ type Header struct {
 	// Length is the number of body bytes after the header; for pages, of
 	// those after the table.
 	Length uint32
-	// BodyCRC is CRC-32C of the body; for pages, of the table (which holds a
-	// checksum for each page).
+	// BodyCRC is CRC-32C of the body; for pages, of the table (which holds the
+	// checksums of the pages).
 	BodyCRC uint32
 }
 

@@ -18,7 +18,7 @@ import (
 type sender struct {
 	dom         Domain
 	lanes       []*lane
-	connections int
+	connections int // which share the memory of long windows
 	tuner       *tuner
 	dedup       *dedup // its memory is touched only where pages are compressed
 	limit       *RateLimit

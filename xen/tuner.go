@@ -105,6 +105,12 @@ func (t *tuner) choose(l *lane, n int) int {
 	current, full, starting := t.current, t.link.full(t.current, time.Now()), t.link.starting()
 	methods := p.choice(t.spare)
 	t.mu.Unlock()
+	if current == 0 && !p.fixed {
+		if starting && l.out.unsent() >= startMost && l.s.startsSlowly(time.Now()) {
+			return p.methods[1]
+		}
+		return 0
+	}
 	waiting := l.backlog()
 	if waiting == backlogNone && full {
 		waiting = backlogSome // of this lane alone: others keep the link busy
@@ -114,12 +120,6 @@ func (t *tuner) choose(l *lane, n int) int {
 		return 0
 	case p.fixed:
 		return p.last()
-	}
-	if current == 0 {
-		if starting && l.out.unsent() >= startMost && l.s.startsSlowly(time.Now()) {
-			return p.methods[1]
-		}
-		return 0
 	}
 	return methods[shift(p.position(current, methods), len(methods), waiting)]
 }

@@ -3,7 +3,6 @@
 package labtest
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -67,18 +66,7 @@ func TestDowntime(t *testing.T) {
 	for _, d := range all {
 		d.print()
 	}
-	text, err := json.MarshalIndent(map[string]any{"downtimes": all, "bars": bars}, "", " ")
-	if err == nil {
-		err = os.WriteFile(file, append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Error(err)
-	}
-	missed := bar.Print(os.Stdout, bars)
-	fmt.Printf("\nAll figures are in %s.\n", file)
-	if os.Getenv("CHECK") == "1" && missed > 0 {
-		t.Errorf("%d of %d bars are missed", missed, len(bars))
-	}
+	conclude(t, file, map[string]any{"downtimes": all, "bars": bars}, bars)
 }
 
 // measure moves one guest to and fro: by stock xl, by stock xl again with its
