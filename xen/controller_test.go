@@ -2,6 +2,7 @@ package xen
 
 import (
 	"math"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -232,13 +233,45 @@ func TestTrust(t *testing.T) {
 		if r.stale(r.last.Add(want)) || !r.stale(r.last.Add(want+1)) {
 			t.Errorf("trusted for something else than %v", want)
 		}
-		r.left()
+		r.left(false)
 	}
 	for range 10 {
-		r.left()
+		r.left(false)
 	}
 	if !r.stale(r.last.Add(rateStalest + 1)) {
 		t.Error("trusted for ever")
+	}
+}
+
+// TestTooSlow: a processor that encodes slowly finds that out in a short time,
+// goes back to pages as they are, and does not try again soon.
+func TestTooSlow(t *testing.T) {
+	const (
+		link = 15e6 // bytes a second
+		slow = 8e6
+	)
+	tuner := newTuner(Compression{}, 1)
+	tuner.load.read = func() ([]byte, error) { return nil, os.ErrNotExist }
+	now := time.Now()
+	tuner.link.speeds[0] = linkSpeed{best: link, known: true, at: now}
+	tuner.decide(now, tuner.plan.Load())
+	tried := tuner.current
+	if tried == 0 {
+		t.Fatal("compressing is not tried")
+	}
+	for took := time.Duration(0); took < rateLong; took += 50 * time.Millisecond {
+		tuner.decide(now, tuner.plan.Load())
+		if tuner.current != tried {
+			t.Fatalf("given up after %v", took)
+		}
+		tuner.prepared(tried, slow/20, slow/40, 50*time.Millisecond)
+	}
+	tuner.decide(now, tuner.plan.Load())
+	if tuner.current != 0 {
+		t.Errorf("goes on with method %d", tuner.current)
+	}
+	if r := &tuner.rates[tried]; r.stale(r.last.Add(rateStaleSlow)) || !r.stale(r.last.Add(rateStaleSlow+1)) {
+		t.Errorf("trusted for %v, want %v", r.trust, rateStaleSlow)
 	}
 }
 

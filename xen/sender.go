@@ -20,7 +20,7 @@ type sender struct {
 	lanes       []*lane
 	connections int // which share the memory of long windows
 	tuner       *tuner
-	dedup       *dedup // its memory is touched only where pages are compressed
+	dedup       *dedup // made by the first round, of whose size it is; touched only where pages are compressed
 	limit       *RateLimit
 	gate        *gate
 	skip        SkipRule
@@ -33,7 +33,7 @@ type sender struct {
 }
 
 func newSender(dom Domain, outs []frameWriter, p *PipeOptions) (*sender, error) {
-	s := &sender{dom: dom, connections: len(outs), tuner: newTuner(p.Compress, len(outs)), limit: p.RateLimit, gate: newGate(len(outs)), skip: DefaultSkip, dedup: newDedup(dom.Pages())}
+	s := &sender{dom: dom, connections: len(outs), tuner: newTuner(p.Compress, len(outs)), limit: p.RateLimit, gate: newGate(len(outs)), skip: DefaultSkip}
 	if p.RateLimit != nil {
 		s.tuner.cap = p.RateLimit.bytesPerSec
 	}
@@ -134,6 +134,9 @@ func (s *sender) begin(round int, pages uint64, first bool) {
 	s.mu.Unlock()
 	s.round.Store(int64(round))
 	s.ofPages.Store(pages)
+	if s.dedup == nil {
+		s.dedup = newDedup(pages) // the address space may be many times what has pages
+	}
 	s.dedup.begin(round)
 	s.gate.begin()
 }

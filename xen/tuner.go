@@ -29,16 +29,27 @@ type tuner struct {
 // laneRate is what one lane does with a method.
 type laneRate struct {
 	speed, ratio average
+	took         time.Duration // in all, to measure that
 	last         time.Time
 	trust        time.Duration // how long it is trusted after that; 0 is rateStale
 }
+
+// known tells whether it was measured well enough to be trusted.
+func (r *laneRate) known() bool { return r.speed.seen >= rateLeast || r.took >= rateLong }
 
 // stale tells whether too much may have changed since it was measured.
 func (r *laneRate) stale(now time.Time) bool { return now.Sub(r.last) > max(r.trust, rateStale) }
 
 // left notes that another method was found better: each time it is longer
-// until this one is tried again.
-func (r *laneRate) left() { r.trust = min(2*max(r.trust, rateStale), rateStalest) }
+// until this one is tried again. slow: not for what became of these pages, which
+// the next may be unlike, but for the time that it takes.
+func (r *laneRate) left(slow bool) {
+	least := rateStale
+	if slow {
+		least = rateStaleSlow / 2
+	}
+	r.trust = min(2*max(r.trust, least), rateStalest)
+}
 
 // average forgets: a sample of weight w counts w/memory of the whole.
 type average struct{ value, seen float64 }
@@ -53,13 +64,16 @@ func (a *average) add(v, w, memory float64) {
 // rateMemory is over how many bytes of pages a method's figures are averaged.
 const rateMemory = 16 << 20
 
-// rateStale is how long an unused method's figures are trusted at first,
-// rateStalest how long at most, rateLeast how many bytes of pages they need to
-// be trusted at all.
+// rateStale is how long an unused method's figures are trusted at first, if it
+// is too slow rateStaleSlow, and rateStalest how long at most. They need rateLeast
+// bytes of pages to be trusted at all, or rateLong of work: a processor that does
+// not come to so many bytes in that time is not to go on with what it cannot do.
 const (
-	rateStale   = time.Second
-	rateStalest = time.Minute
-	rateLeast   = 6 << 20
+	rateStale     = time.Second
+	rateStaleSlow = 8 * time.Second
+	rateStalest   = time.Minute
+	rateLeast     = 6 << 20
+	rateLong      = 250 * time.Millisecond
 )
 
 func newTuner(c Compression, lanes int) *tuner {
@@ -137,6 +151,7 @@ func (t *tuner) prepared(method, raw, encoded int, took time.Duration) {
 	}
 	r.speed.add(w/took.Seconds(), w, rateMemory)
 	r.ratio.add(w/float64(encoded), w, rateMemory)
+	r.took += took
 	r.last = now
 }
 
@@ -152,15 +167,21 @@ func (t *tuner) decide(now time.Time, p *plan) {
 		rates = append(rates, methodRate{
 			speed: r.speed.value * float64(t.lanes), ratio: r.ratio.value,
 			link:     min(t.link.speed(m, now), t.cap()),
-			measured: r.speed.seen >= rateLeast && !r.stale(now),
+			measured: r.known() && !r.stale(now),
 		})
 	}
 	complete(methods, t.lanes, rates)
-	if best := choice[bestMethod(rates, p.position(t.current, choice), !t.spare)]; best != t.current {
-		t.rates[t.current].left()
-		t.current, t.link.mixed = best, true
+	at := p.position(t.current, choice)
+	best := bestMethod(rates, at, !t.spare)
+	if choice[best] != t.current {
+		t.rates[t.current].left(rates[at].speed < rates[best].throughput()*slowShare)
+		t.current, t.link.mixed = choice[best], true
 	}
 }
+
+// slowShare of what a better method yields is less than what a method's figures
+// can be wrong by: it is too slow for this host.
+const slowShare = 0.7
 
 // linkMeter measures what the link takes, from what was written and what of it
 // has not yet arrived.
