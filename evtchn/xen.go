@@ -72,19 +72,25 @@ package evtchn
 //
 // // Takes the next event, looks at the domain, and returns the event's port, or
 // // -1 with errno: ECANCELED when one of the other two descriptors is readable
-// // first. An event comes before them.
+// // first. An event comes before them. The look goes first, as the guest is
+// // stopped meanwhile, and is repeated unless it has seen the end: the domain may
+// // have stopped between the look and the event, which stands for both then.
 // static long xf_evtchn_wait(xenevtchn_handle *xce, int ended, int closing, struct xf_look *look)
 // {
+//     look->at = 0;
 //     struct pollfd fds[] = {
 //         { .fd = xenevtchn_fd(xce), .events = POLLIN },
 //         { .fd = ended, .events = POLLIN },
 //         { .fd = closing, .events = POLLIN },
 //     };
 //     for (;;) {
+//         fds[0].revents = fds[1].revents = fds[2].revents = 0;
 //         if (poll(fds, 3, -1) < 0 && errno != EINTR)
 //             return -1;
+//         if (fds[0].revents)
+//             xf_look(look);
 //         xenevtchn_port_or_error_t port = xenevtchn_pending(xce);
-//         if (port >= 0)
+//         if (port >= 0 && !(look->at && look->flags & XEN_DOMINF_shutdown))
 //             xf_look(look);
 //         if (port >= 0 || errno != EAGAIN)
 //             return port;

@@ -16,13 +16,8 @@ import (
 	"github.com/xenferry/xenferry/xen/xl"
 )
 
-// leastThreads is how many threads may run Go's code at once, however few
-// processors dom0 has: one that comes back from a call into C, such as the wait
-// for a guest's stop, must not stand in line for another's turn to end.
-const leastThreads = 4
-
 func main() {
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastThreads))
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), xl.LeastThreads))
 	sim.RunIfGuest() // this process may be a simulated guest,
 	xl.RunIfHelper() // or libxl's save helper
 	os.Exit(run(os.Args))

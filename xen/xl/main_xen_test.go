@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 )
 
@@ -16,6 +17,7 @@ var roles = map[string]func(arg string){victimEnv: victim}
 // TestMain makes the test binary libxl's save helper when libxl starts it, and
 // whatever else a test starts it as.
 func TestMain(m *testing.M) {
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), LeastThreads)) // as the program does
 	RunIfHelper()
 	for env, role := range roles {
 		if arg := os.Getenv(env); arg != "" {

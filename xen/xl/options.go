@@ -8,3 +8,9 @@ type Options struct {
 	// of the error that a method here returns.
 	LogLevel int
 }
+
+// LeastThreads is how many threads a program that uses a Host lets run Go's code
+// at once, however few processors dom0 has: one that comes back from a call into
+// C, such as the wait for a guest's stop, must not stand in line for another's
+// turn to end.
+const LeastThreads = 4

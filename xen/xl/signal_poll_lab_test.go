@@ -25,15 +25,6 @@ const (
 
 func init() { roles[pollerEnv] = poll }
 
-// monotonic is the one clock of all processes, in nanoseconds.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err) // the kernel has this clock
-	}
-	return ts.Nano()
-}
-
 // poll looks at a domain's state without a pause, whenever it gets a byte,
 // until the domain has suspended. It answers with a byte after its first look,
 // and with the start of its last look that did not see that and the end of the
