@@ -114,6 +114,16 @@ func (s *Suspend) Wait(ctx context.Context) error {
 	return err
 }
 
+// Rehearse goes the way of a Wait once, on the thread that will wait, while the
+// guest runs: a first time takes longer than any other, as memory and code are
+// not at hand. It is for the time before the guest is asked to suspend; as after
+// a Wait, look at its state then.
+func (s *Suspend) Rehearse() {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = s.Wait(over) // what is wrong shows when it counts
+}
+
 // Seen returns the state of the domain at the end of the last Wait, see Looker;
 // at is 0 if that is not known.
 func (s *Suspend) Seen() (flags uint32, at time.Duration) {

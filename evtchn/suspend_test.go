@@ -61,6 +61,7 @@ func TestSuspend(t *testing.T) {
 			t.Fatalf("Wait before the suspend: %v, want DeadlineExceeded", err)
 		}
 		cancel()
+		s.Rehearse()
 		for range 2 { // a resume, and the same subscription hears the next
 			if !m.Suspended(guest) {
 				t.Fatal("nobody has subscribed")

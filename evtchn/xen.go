@@ -77,6 +77,7 @@ package evtchn
 // // have stopped between the look and the event, which stands for both then.
 // static long xf_evtchn_wait(xenevtchn_handle *xce, int ended, int closing, struct xf_look *look)
 // {
+//     xf_look(look); // for nothing: what it needs is at hand then when it counts
 //     look->at = 0;
 //     struct pollfd fds[] = {
 //         { .fd = xenevtchn_fd(xce), .events = POLLIN },

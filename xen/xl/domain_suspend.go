@@ -43,6 +43,7 @@ func (d *domain) suspend(ctx context.Context) error {
 		return goneOr(err)
 	}
 	err = urgently(func() error {
+		g.event.Rehearse()
 		err := suspendGuest(ctx, g)
 		d.stoppedAt = g.since()
 		return err

@@ -93,6 +93,9 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 	p.begin(t)
 	var x signal.Sample
 	err := urgently(func() error {
+		if s.event != nil {
+			s.event.Rehearse()
+		}
 		if err := s.request(); err != nil {
 			return err
 		}

@@ -66,6 +66,7 @@ func TestSignals(t *testing.T) {
 // measureSignals fills doc as far as it comes.
 func (g *Guest) measureSignals(t *testing.T, doc *signal.Document, rounds int) error {
 	defer g.Lab.B.freeze(t)() // it has no part in this, and takes its share of this machine
+	g.Lab.A.prefer(t)
 	for _, clients := range signalLoads {
 		all := signal.Signals{Clients: clients}
 		for done := 0; done < rounds; done += perCommand {
@@ -102,14 +103,7 @@ func (g *Guest) measureSignals(t *testing.T, doc *signal.Document, rounds int) e
 // freeze stops a host's QEMU until thaw is called.
 func (h *Host) freeze(t *testing.T) (thaw func()) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(os.Getenv("XENFERRY_LAB_RUN"), h.Name+".pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	pid := h.qemu(t)
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +112,42 @@ func (h *Host) freeze(t *testing.T) (thaw func()) {
 			t.Error(err)
 		}
 	}
+}
+
+// preferred is the nice value of a host that is measured: what this machine does
+// beside it waits, and the host has no pauses of its own because of that.
+const preferred = -15
+
+// prefer gives a host's processors that much more of this machine's than others.
+func (h *Host) prefer(t *testing.T) {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", h.qemu(t)))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("threads of %s: %v", h.Name, err)
+	}
+	for _, path := range threads {
+		tid, err := strconv.Atoi(filepath.Base(path))
+		if err == nil {
+			err = syscall.Setpriority(syscall.PRIO_PROCESS, tid, preferred)
+		}
+		if err != nil && !errors.Is(err, syscall.ESRCH) { // a thread for disks has ended
+			t.Fatalf("%s: %v", path, err)
+		}
+	}
+}
+
+// qemu returns the process of a host.
+func (h *Host) qemu(t *testing.T) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(os.Getenv("XENFERRY_LAB_RUN"), h.Name+".pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
 }
 
 // mean adds a figure of more rounds to the mean of those before.
