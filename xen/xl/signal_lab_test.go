@@ -91,7 +91,7 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 	defer cancel()
 	s, wait, end := by(t, d)
 	p.begin(t)
-	var x signal.Sample
+	var known int64
 	err := urgently(func() error {
 		if s.event != nil {
 			s.event.Rehearse()
@@ -100,14 +100,14 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 			return err
 		}
 		err := heardOf(ctx, s, wait)
-		x.Known = monotonic()
+		known = ticks()
 		return err
 	})
 	if err != nil {
 		t.Fatalf("no signal of the suspend: %v", err)
 	}
-	x.Running, x.Stopped = p.answer(t)
-	t.Logf("after the stop: seen %v, known %v (doubt %v)", s.seenAt-time.Duration(x.Running), time.Duration(x.Known-x.Running), time.Duration(x.Stopped-x.Running))
+	x := p.sample(t, known)
+	t.Logf("known %v after the stop, doubt %v", x.AtMost(), time.Duration(x.Stopped-x.Running))
 	if err := end(); err != nil {
 		t.Error(err)
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/scripts/lab/signal"
 )
 
 const (
@@ -28,7 +30,7 @@ func init() { roles[pollerEnv] = poll }
 // poll looks at a domain's state without a pause, whenever it gets a byte,
 // until the domain has suspended. It answers with a byte after its first look,
 // and with the start of its last look that did not see that and the end of the
-// first that did.
+// first that did, in ticks.
 func poll(arg string) {
 	domid, err := strconv.ParseUint(arg, 10, 32)
 	if err != nil {
@@ -60,7 +62,8 @@ func poll(arg string) {
 
 // poller is the poller's process, as the test sees it.
 type poller struct {
-	socket int // blocking: an answer must wake nobody before it is asked for
+	socket int     // blocking: an answer must wake nobody before it is asked for
+	tick   float64 // in ns
 }
 
 // startPoller starts the poller on the processor that is the observer's.
@@ -83,7 +86,7 @@ func startPoller(t *testing.T, domid uint32) *poller {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &poller{fds[0]}
+	p := &poller{fds[0], tickTime()}
 	limit := unix.NsecToTimeval(time.Minute.Nanoseconds())
 	if err := unix.SetsockoptTimeval(p.socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		t.Error(err)
@@ -106,12 +109,25 @@ func (p *poller) begin(t *testing.T) {
 	p.read(t, make([]byte, 1))
 }
 
-// answer returns between which moments the domain has stopped.
-func (p *poller) answer(t *testing.T) (running, stopped int64) {
+// sample is a suspend that was known at a moment in ticks: the poller's answer
+// says between which others the domain has stopped.
+func (p *poller) sample(t *testing.T, known int64) signal.Sample {
 	t.Helper()
 	var b [16]byte
 	p.read(t, b[:])
-	return int64(binary.LittleEndian.Uint64(b[:8])), int64(binary.LittleEndian.Uint64(b[8:]))
+	at := func(ticks int64) int64 { return int64(float64(ticks) * p.tick) }
+	return signal.Sample{
+		Running: at(int64(binary.LittleEndian.Uint64(b[:8]))),
+		Stopped: at(int64(binary.LittleEndian.Uint64(b[8:]))),
+		Known:   at(known),
+	}
+}
+
+// tickTime measures how long a tick is, in ns.
+func tickTime() float64 {
+	begun, from := time.Now(), ticks()
+	time.Sleep(time.Second)
+	return float64(time.Since(begun)) / float64(ticks()-from)
 }
 
 // read fills b with what the poller says.

@@ -12,7 +12,7 @@ import (
 
 // Sample is one suspend of a guest, as seen from two processes of dom0 with one
 // clock. The guest stopped after Running and before Stopped; the waiter knew at
-// Known. All are nanoseconds of CLOCK_MONOTONIC.
+// Known. All are nanoseconds since that clock's start.
 type Sample struct {
 	Running int64 `json:"running_ns"` // the start of the last look that found it running
 	Stopped int64 `json:"stopped_ns"` // the end of the first that did not
