@@ -6,11 +6,20 @@ package xl
 //
 // #include <errno.h>
 // #include <stdint.h>
+// #include <time.h>
 // #include <unistd.h>
 // #include <x86intrin.h>
 // #include <xenctrl.h>
 //
 // static int64_t now(void) { return __rdtsc(); }
+//
+// static int64_t now_and_monotonic(int64_t *monotonic)
+// {
+//     struct timespec t;
+//     clock_gettime(CLOCK_MONOTONIC, &t);
+//     *monotonic = t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+//     return now();
+// }
 //
 // // Looks until domid has suspended. Writes a byte to tell after the first look.
 // static int look(xc_interface *xc, uint32_t domid, int tell, int64_t *running, int64_t *stopped)
@@ -41,6 +50,7 @@ import "C"
 import (
 	"fmt"
 	"syscall"
+	"time"
 )
 
 // look looks at a domain's state without a pause. It is in C, as Go's runtime
@@ -75,3 +85,11 @@ func (l *look) untilStop(tell int) (running, stopped int64, err error) {
 // ones were seen to be up to 3 ms apart, and Linux then shows the one that is
 // behind the last figure of the other.
 func ticks() int64 { return int64(C.now()) }
+
+// ticksAt returns what ticks was at a moment of this processor's CLOCK_MONOTONIC,
+// a little too late rather than too early. tick: how long one is, in ns.
+func ticksAt(moment time.Duration, tick float64) int64 {
+	var monotonic C.int64_t
+	now := C.now_and_monotonic(&monotonic)
+	return int64(now) - int64(float64(int64(monotonic)-int64(moment))/tick)
+}

@@ -91,7 +91,7 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 	defer cancel()
 	s, wait, end := by(t, d)
 	p.begin(t)
-	var known int64
+	var known, told int64
 	err := urgently(func() error {
 		if s.event != nil {
 			s.event.Rehearse()
@@ -100,14 +100,18 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 			return err
 		}
 		err := heardOf(ctx, s, wait)
-		known = ticks()
+		told = ticks()
+		known = told
+		if s.seenAt != 0 { // the product's moment of the stop: the downtime counts from it
+			known = ticksAt(s.seenAt, p.tick)
+		}
 		return err
 	})
 	if err != nil {
 		t.Fatalf("no signal of the suspend: %v", err)
 	}
-	x := p.sample(t, known)
-	t.Logf("known %v after the stop, doubt %v", x.AtMost(), time.Duration(x.Stopped-x.Running))
+	x := p.sample(t, known, told)
+	t.Logf("known %v after the stop, doubt %v, told %v later", x.AtMost(), time.Duration(x.Stopped-x.Running), x.AfterKnown())
 	if err := end(); err != nil {
 		t.Error(err)
 	}

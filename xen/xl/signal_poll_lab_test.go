@@ -109,9 +109,9 @@ func (p *poller) begin(t *testing.T) {
 	p.read(t, make([]byte, 1))
 }
 
-// sample is a suspend that was known at a moment in ticks: the poller's answer
-// says between which others the domain has stopped.
-func (p *poller) sample(t *testing.T, known int64) signal.Sample {
+// sample is a suspend that was known, and the waiter told of it, at moments in
+// ticks: the poller's answer says between which others the domain has stopped.
+func (p *poller) sample(t *testing.T, known, told int64) signal.Sample {
 	t.Helper()
 	var b [16]byte
 	p.read(t, b[:])
@@ -120,6 +120,7 @@ func (p *poller) sample(t *testing.T, known int64) signal.Sample {
 		Running: at(int64(binary.LittleEndian.Uint64(b[:8]))),
 		Stopped: at(int64(binary.LittleEndian.Uint64(b[8:]))),
 		Known:   at(known),
+		Told:    at(told),
 	}
 }
 

@@ -11,12 +11,14 @@ import (
 )
 
 // Sample is one suspend of a guest, as seen from two processes of dom0 with one
-// clock. The guest stopped after Running and before Stopped; the waiter knew at
-// Known. All are nanoseconds since that clock's start.
+// clock. The guest stopped after Running and before Stopped; the waiter had its
+// state in hand at Known, and went on at Told. All are nanoseconds since that
+// clock's start.
 type Sample struct {
 	Running int64 `json:"running_ns"` // the start of the last look that found it running
 	Stopped int64 `json:"stopped_ns"` // the end of the first that did not
 	Known   int64 `json:"known_ns"`
+	Told    int64 `json:"told_ns"`
 }
 
 // AtMost and AtLeast bound the time from the guest's stop until that is known.
@@ -32,6 +34,9 @@ type Signals struct {
 	Event    []Sample `json:"event"`    // heard of by an event channel
 	Watch    []Sample `json:"watch"`    // by a watch on @releaseDomain
 }
+
+// AfterKnown is how long the waiter then took to go on with it.
+func (s Sample) AfterKnown() time.Duration { return time.Duration(s.Told - s.Known) }
 
 // Spread sums up durations.
 type Spread struct {
@@ -55,6 +60,9 @@ func spreadOf(all []time.Duration) Spread {
 // EventSpread and WatchSpread take from each range what speaks against the
 // event channel: the most for it, the least for the watch.
 func (s Signals) EventSpread() Spread { return spreadOf(durations(s.Event, Sample.AtMost)) }
+
+// ToldSpread is how long the event's waiter took to go on.
+func (s Signals) ToldSpread() Spread { return spreadOf(durations(s.Event, Sample.AfterKnown)) }
 
 // WatchSpread: see EventSpread.
 func (s Signals) WatchSpread() Spread { return spreadOf(durations(s.Watch, Sample.AtLeast)) }
