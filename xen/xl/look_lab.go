@@ -39,6 +39,8 @@ package xl
 //             *stopped = now();
 //             return told ? 0 : EALREADY;
 //         }
+//         if (info.flags & (XEN_DOMINF_shutdown | XEN_DOMINF_dying))
+//             return ECANCELED; // it has ended otherwise
 //         *running = start;
 //         if (!told && write(tell, "r", 1) != 1)
 //             return errno;

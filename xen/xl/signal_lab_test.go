@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
@@ -77,7 +78,11 @@ func heardOf(ctx context.Context, s *suspender, wait func(context.Context) error
 		if err := wait(ctx); err != nil {
 			return err
 		}
-		if f, err := s.flags(); err != nil || f.Suspended() {
+		f, err := s.flags()
+		if err == nil && f.Shutdown() && !f.Suspended() {
+			err = fmt.Errorf("the guest has not suspended, but shut down (%v)", f.ShutdownReason())
+		}
+		if err != nil || f.Suspended() {
 			return err
 		}
 	}
