@@ -45,11 +45,27 @@ func TestSignals(t *testing.T) {
 	l := startLoad(t, *signalClients)
 	result := signal.Signals{Clients: *signalClients}
 	for range *signalRounds {
-		result.Event = append(result.Event, measure(t, d, p, l, byEvent))
-		result.Watch = append(result.Watch, measure(t, d, p, l, byWatch))
+		result.Event = append(result.Event, measured(t, &result, func() signal.Sample { return measure(t, d, p, l, byEvent) }))
+		result.Watch = append(result.Watch, measured(t, &result, func() signal.Sample { return measure(t, d, p, l, byWatch) }))
 	}
 	result.Requests = l.stop(t)
 	writeFigures(t, result)
+}
+
+// measured repeats a suspend whose stop the poller has not seen well enough: this
+// machine kept it from looking. It is counted.
+func measured(t *testing.T, result *signal.Signals, measure func() signal.Sample) signal.Sample {
+	t.Helper()
+	const most = 5
+	for range most {
+		x := measure()
+		if x.Doubt() <= signal.MostDoubt {
+			return x
+		}
+		result.Unseen++
+	}
+	t.Fatalf("the poller's doubt was more than %v in %d suspends: is this machine busy with something else?", signal.MostDoubt, most)
+	return signal.Sample{}
 }
 
 // signalled prepares a suspend of the guest and returns how to wait for it.
@@ -116,7 +132,7 @@ func measure(t *testing.T, d *domain, p *poller, l *load, by signalled) signal.S
 		t.Fatalf("no signal of the suspend: %v", err)
 	}
 	x := p.sample(t, known, told)
-	t.Logf("known %v after the stop, doubt %v, told %v later", x.AtMost(), time.Duration(x.Stopped-x.Running), x.AfterKnown())
+	t.Logf("known %v after the stop, doubt %v, told %v later", x.AtMost(), x.Doubt(), x.AfterKnown())
 	if err := end(); err != nil {
 		t.Error(err)
 	}

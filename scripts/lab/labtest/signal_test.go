@@ -75,6 +75,7 @@ func (g *Guest) measureSignals(t *testing.T, doc *signal.Document, rounds int) e
 			if err != nil {
 				return err
 			}
+			all.Unseen += some.Unseen
 			all.Event = append(all.Event, some.Event...)
 			all.Watch = append(all.Watch, some.Watch...)
 			all.Requests = mean(all.Requests, done, some.Requests, len(some.Event))

@@ -27,10 +27,17 @@ func (s Sample) AtMost() time.Duration { return time.Duration(s.Known - s.Runnin
 // AtLeast is 0 where the waiter was quicker than a look of the poller.
 func (s Sample) AtLeast() time.Duration { return time.Duration(max(s.Known-s.Stopped, 0)) }
 
+// Doubt is how far apart the two looks are that the stop fell between.
+func (s Sample) Doubt() time.Duration { return time.Duration(s.Stopped - s.Running) }
+
+// MostDoubt is the largest with which a suspend is measured.
+const MostDoubt = time.Millisecond / 2
+
 // Signals are the suspends that were measured under one load.
 type Signals struct {
 	Clients  int      `json:"clients"`  // processes that did nothing but ask xenstored
 	Requests int      `json:"requests"` // that xenstored answered them in a second
+	Unseen   int      `json:"unseen"`   // suspends that are not among these, for the poller's doubt
 	Event    []Sample `json:"event"`    // heard of by an event channel
 	Watch    []Sample `json:"watch"`    // by a watch on @releaseDomain
 }
@@ -72,7 +79,7 @@ func (s Signals) WatchSpread() Spread { return spreadOf(durations(s.Watch, Sampl
 func (s Signals) Doubt() time.Duration {
 	widest := time.Duration(0)
 	for _, x := range slices.Concat(s.Event, s.Watch) {
-		widest = max(widest, time.Duration(x.Stopped-x.Running))
+		widest = max(widest, x.Doubt())
 	}
 	return widest
 }

@@ -12,12 +12,12 @@ import (
 func (d *Document) Print(out io.Writer) (missed int) {
 	if len(d.Signals) > 0 {
 		fmt.Fprintf(out, "\nXen %s: from the guest's stop until dom0 knows it, in ms\n\n", d.Xen)
-		fmt.Fprintln(out, "| clients | requests/s | suspends | event p50 | p99 | worst | program told, p50 | p99 | worst | watch p50 | p99 | worst | poller's doubt |")
-		fmt.Fprintln(out, "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+		fmt.Fprintln(out, "| clients | requests/s | suspends | event p50 | p99 | worst | program told, p50 | p99 | worst | watch p50 | p99 | worst | poller's doubt | suspends not seen well |")
+		fmt.Fprintln(out, "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
 	}
 	for _, s := range d.Signals {
 		e, w := s.EventSpread(), s.WatchSpread()
-		fmt.Fprintf(out, "| %d | %d | %d + %d | %s | + %s | %s | %s |\n", s.Clients, s.Requests, e.N, w.N, e, s.ToldSpread(), w, fmt.Sprintf("%.2f", milliseconds(s.Doubt())))
+		fmt.Fprintf(out, "| %d | %d | %d + %d | %s | + %s | %s | %.2f | %d |\n", s.Clients, s.Requests, e.N, w.N, e, s.ToldSpread(), w, milliseconds(s.Doubt()), s.Unseen)
 	}
 	if s := d.Saves; s != nil {
 		fmt.Fprintf(out, "\nThe same guest saved with %d clients (%d requests/s), in s\n\n", s.Clients, s.Requests)
