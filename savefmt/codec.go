@@ -17,7 +17,7 @@ type Codec uint8
 const (
 	CodecRaw  Codec = 0 // pages as they are, one after the other
 	CodecS2   Codec = 1 // one S2 block a frame
-	CodecZstd Codec = 2 // blocks of one Zstandard frame that goes on from frame to frame
+	CodecZstd Codec = 2 // a Zstandard frame, or blocks of one that goes on from frame to frame
 	CodecZlib Codec = 3 // one zlib stream a frame
 	// CodecZstdLong is CodecZstd with a history of its own, which reaches as
 	// far back as LongWindow says.
@@ -48,6 +48,10 @@ type Method struct {
 	Codec Codec
 	Level int
 }
+
+// Whole tells whether the method has no history: each of its frames must have
+// FlagFresh.
+func (m Method) Whole() bool { return m.Codec == CodecZstd && wholeZstd(m.Level) }
 
 // String returns the method as ParseMethod reads it.
 func (m Method) String() string {

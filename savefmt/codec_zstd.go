@@ -8,10 +8,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The zstd codec sends one Zstandard frame that never ends, and flushes it
-// after each block of pages. There are two who do so, and read each other: the
-// one in this file is in every build. The one in libzstd is in C and takes its
-// place where the build has it (zstd_c.go, zstd_go.go).
+// The zstd codec sends one Zstandard frame, and flushes it after each block of
+// pages; or, where a level gains nothing from the blocks before, a frame for each.
+// There are two who do so, and read each other: the one in this file is in every
+// build. The one in libzstd is in C and takes its place where the build has it
+// (zstd_c.go, zstd_go.go).
 
 // zstdWindowLog says how far back a page may refer: 4 MiB, across the blocks of
 // its connection. Both ends keep that much.

@@ -19,6 +19,9 @@ const zstdFastest = libzstd.FastestLevel
 // strongest.
 var AutoMethods = []Method{{Codec: CodecRaw}, FastMethod, {Codec: CodecZstd, Level: 1}, {Codec: CodecZstdLong, Level: 1}}
 
+// wholeZstd tells whether blocks of the zstd codec are frames of their own.
+func wholeZstd(level int) bool { return libzstd.Whole(level) }
+
 func newZstdEncoder(level, _ int) (Encoder, error) { return libzstd.NewEncoder(level, zstdWindowLog) }
 func newZstdDecoder(int) (Decoder, error)          { return libzstd.NewDecoder(zstdWindowLog) }
 

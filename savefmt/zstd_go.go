@@ -16,6 +16,9 @@ const zstdFastest = 1
 // strongest.
 var AutoMethods = []Method{{Codec: CodecRaw}, FastMethod, {Codec: CodecZstd, Level: 1}}
 
+// wholeZstd: no block of the zstd codec is a frame of its own.
+func wholeZstd(int) bool { return false }
+
 func newZstdEncoder(level, _ int) (Encoder, error) { return newGoZstdEncoder(level, zstdWindowLog) }
 func newZstdDecoder(int) (Decoder, error)          { return newGoZstdDecoder(zstdWindowLog) }
 

@@ -196,13 +196,13 @@ func (l *lane) encode(j *job, method int, h *savefmt.Header, start time.Time) er
 	l.warm[method] = true
 	l.local.saw(raw, len(j.payload))
 	l.n.methods[method].add(raw, len(j.payload), now.Sub(begun))
-	codec := l.s.tuner.methods.at(method).Codec
-	if len(j.payload) < raw || codec == savefmt.CodecZstdLong { // whose history is worth more than a block without it
-		h.Codec = codec
+	m := l.s.tuner.methods.at(method)
+	if len(j.payload) < raw || m.Codec == savefmt.CodecZstdLong { // whose history is worth more than a block without it
+		h.Codec = m.Codec
 		if !l.known[method] {
 			h.Flags |= savefmt.FlagFresh
 		}
-		l.known[method] = true
+		l.known[method] = !m.Whole()
 	} else { // larger than before: the block is left out, and history begins anew
 		j.payload = append(j.payload[:0], l.scratch...)
 		enc.Reset()

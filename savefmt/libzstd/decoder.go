@@ -21,7 +21,7 @@ import (
 // window.
 type Decoder struct {
 	ctx  *C.ZSTD_DCtx
-	open bool // a frame has begun, and all of it so far was read
+	open bool // a frame has begun, all of it so far was read, and it goes on
 }
 
 // NewDecoder returns a decoder that keeps up to 1<<windowLog bytes, and refuses
@@ -47,14 +47,14 @@ var magic = []byte{0x28, 0xB5, 0x2F, 0xFD}
 var (
 	errFresh  = errors.New("zstd: the first block on a connection is not marked as fresh")
 	errMagic  = errors.New("zstd: a fresh block does not begin as a frame does")
-	errEnd    = errors.New("zstd: the frame ends, which it never may")
+	errEnd    = errors.New("zstd: the frame ends before its pages do")
 	errLength = errors.New("zstd: the block holds more or less than its pages")
 )
 
 // Decode fills the pieces of dst, in order, from src, which must hold exactly
-// as much. fresh: a new frame begins. Nothing is written beyond the pieces. A
-// rest that is no whole block yet shows in the next Decode. After an error the
-// next block must be fresh.
+// as much. fresh: a new frame begins. It may end with src: then the next must be
+// fresh, as after an error. Nothing is written beyond the pieces. A rest that is
+// no whole block yet shows in the next Decode.
 func (d *Decoder) Decode(dst [][]byte, src []byte, fresh bool) error {
 	if fresh {
 		if !bytes.HasPrefix(src, magic) {
@@ -65,40 +65,56 @@ func (d *Decoder) Decode(dst [][]byte, src []byte, fresh bool) error {
 		return errFresh
 	}
 	d.open = false
+	ended := false
 	for _, piece := range dst {
-		used, made, err := d.step(piece, src)
+		if ended {
+			return errEnd
+		}
+		s, err := d.step(piece, src)
 		if err != nil {
 			return err
 		}
-		if made != len(piece) {
+		if s.made != len(piece) {
 			return errLength
 		}
-		src = src[used:]
+		src, ended = src[s.used:], s.ended
 	}
-	var past [1]byte // nothing may come for it
-	used, made, err := d.step(past[:], src)
-	if err == nil && (made != 0 || used != len(src)) {
-		err = errLength
+	if !ended {
+		var past [1]byte // nothing may come for it
+		s, err := d.step(past[:], src)
+		if err != nil {
+			return err
+		}
+		if s.made != 0 {
+			return errLength
+		}
+		src, ended = src[s.used:], s.ended
 	}
-	d.open = err == nil
+	if len(src) != 0 {
+		return errLength
+	}
+	d.open = !ended
 	runtime.KeepAlive(d)
-	return err
+	return nil
+}
+
+// step is what became of one piece.
+type step struct {
+	used, made int
+	ended      bool // with the frame
 }
 
 // step decodes src into piece, until one of them ends.
-func (d *Decoder) step(piece, src []byte) (used, made int, err error) {
+func (d *Decoder) step(piece, src []byte) (step, error) {
 	if len(piece) == 0 {
-		return 0, 0, nil
+		return step{}, nil
 	}
 	s := C.decompress_some(d.ctx, unsafe.Pointer(&piece[0]), C.size_t(len(piece)),
 		unsafe.Pointer(unsafe.SliceData(src)), C.size_t(len(src)))
 	if err := failure(s.code); err != nil {
-		return 0, 0, fmt.Errorf("zstd: %w", err)
+		return step{}, fmt.Errorf("zstd: %w", err)
 	}
-	if s.code == 0 {
-		return 0, 0, errEnd
-	}
-	return int(s.used), int(s.made), nil
+	return step{int(s.used), int(s.made), s.code == 0}, nil
 }
 
 // memory is what the library has taken for it so far, in bytes. It is for

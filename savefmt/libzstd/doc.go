@@ -1,6 +1,6 @@
 // Package libzstd codes Zstandard by the library of its authors, through cgo.
-// It holds one thing: frames that never end, flushed after each block of
-// pages, as savefmt's zstd codec sends them over a connection. Package savefmt
+// It holds one thing: frames that go on from block to block of pages, or hold
+// one, as savefmt's zstd codecs send them over a connection. Package savefmt
 // reads and writes the same in Go, and says what a block and a connection are;
 // it takes this package in its place where both the build tag libzstd and cgo
 // are set. Without them nothing is in here.

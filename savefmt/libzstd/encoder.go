@@ -6,6 +6,8 @@ package libzstd
 #cgo pkg-config: libzstd
 #cgo noescape compress_block
 #cgo nocallback compress_block
+#cgo noescape compress_whole
+#cgo nocallback compress_whole
 #include "shim.h"
 */
 import "C"
@@ -21,8 +23,18 @@ import (
 // Version returns that of the library in use, such as "1.5.4".
 func Version() string { return C.GoString(C.ZSTD_versionString()) }
 
-// Encoder writes one frame that never ends.
-type Encoder struct{ ctx *C.ZSTD_CCtx }
+// Encoder writes one frame that goes on from block to block or, where Whole says
+// so of its level, a frame for each block.
+type Encoder struct {
+	ctx   *C.ZSTD_CCtx
+	whole bool
+}
+
+// Whole tells whether blocks of that level, without long matches, are frames of
+// their own. What one of these levels remembers of the block before is worth
+// 0.05 % of the size on the benchmark's image, and costs 8 % of the time: the
+// library copies the block to have it at hand.
+func Whole(level int) bool { return level <= 1 }
 
 // fastMinMatch is the shortest match that level 1 looks for. The library's own
 // choice, 7, suits text; memory is full of words of 8 bytes whose upper half
@@ -59,7 +71,11 @@ func NewEncoder(level, windowLog int) (*Encoder, error) {
 	if level <= 1 {
 		windowLog = min(windowLog, fastWindowLog)
 	}
-	return newEncoder(level, windowLog)
+	e, err := newEncoder(level, windowLog)
+	if err == nil {
+		e.whole = Whole(level)
+	}
+	return e, err
 }
 
 // longEntry is how many bytes of the window have one entry in the table of long
@@ -79,7 +95,7 @@ func newEncoder(level, windowLog int, more ...param) (*Encoder, error) {
 	if ctx == nil {
 		return nil, errors.New("zstd: no memory for an encoder")
 	}
-	e := &Encoder{ctx}
+	e := &Encoder{ctx: ctx}
 	runtime.AddCleanup(e, func(ctx *C.ZSTD_CCtx) { C.ZSTD_freeCCtx(ctx) }, ctx)
 	params := append([]param{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}}, more...)
 	switch {
@@ -112,7 +128,12 @@ func (e *Encoder) Encode(dst, src []byte) ([]byte, error) {
 	n := len(dst)
 	dst = slices.Grow(dst, bound(len(src)))
 	room := dst[n:cap(dst)]
-	s := C.compress_block(e.ctx, unsafe.Pointer(&room[0]), C.size_t(len(room)), unsafe.Pointer(&src[0]), C.size_t(len(src)))
+	var s C.struct_step
+	if e.whole {
+		s = C.compress_whole(e.ctx, unsafe.Pointer(&room[0]), C.size_t(len(room)), unsafe.Pointer(&src[0]), C.size_t(len(src)))
+	} else {
+		s = C.compress_block(e.ctx, unsafe.Pointer(&room[0]), C.size_t(len(room)), unsafe.Pointer(&src[0]), C.size_t(len(src)))
+	}
 	runtime.KeepAlive(e)
 	if err := failure(s.code); err != nil {
 		return dst[:n], fmt.Errorf("zstd: %w", err)

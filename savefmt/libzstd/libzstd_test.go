@@ -59,7 +59,7 @@ func TestLevels(t *testing.T) {
 		for i := range 6 {
 			src := block(n+i, uint64(i/2))
 			got := make([]byte, len(src))
-			if err := d.Decode([][]byte{got[:100], got[100:]}, encode(t, e, src), i == 0); err != nil || !bytes.Equal(got, src) {
+			if err := d.Decode([][]byte{got[:100], got[100:]}, encode(t, e, src), i == 0 || Whole(level)); err != nil || !bytes.Equal(got, src) {
 				t.Fatalf("level %d, block %d: %v", level, i, err)
 			}
 		}
@@ -110,7 +110,7 @@ func blockHead(last bool, kind, size int) []byte {
 }
 
 func TestHostile(t *testing.T) {
-	e, _ := pair(t, 1)
+	e, _ := pair(t, 2)
 	good := encode(t, e, block(8192, 1))
 	wide, err := NewEncoder(2, testWindow+1)
 	if err != nil {
@@ -137,9 +137,11 @@ func TestHostile(t *testing.T) {
 		"more blocks":          {frame(22, append(repeated, repeated...)...), errLength},
 		"block too large":      {frame(22, append(blockHead(false, 1, 129<<10), 'x')...), nil},
 		"reserved block":       {frame(22, blockHead(false, 3, 0)...), nil},
-		"the frame ends":       {frame(22, append(blockHead(true, 1, 8192), 'x')...), errEnd},
-		"another frame":        {append(frame(22, append(blockHead(true, 1, 8192), 'x')...), good...), errEnd},
-		"an empty last block":  {frame(22, append(repeated, blockHead(true, 0, 0)...)...), errEnd},
+		"ends too early":       {frame(22, append(blockHead(true, 1, 4096), 'x')...), errEnd},
+		"and another frame":    {append(frame(22, append(blockHead(true, 1, 4096), 'x')...), good...), errEnd},
+		"ends within a piece":  {frame(22, append(blockHead(true, 1, 4095), 'x')...), errLength},
+		"another frame":        {append(frame(22, append(blockHead(true, 1, 8192), 'x')...), good...), errLength},
+		"and another empty":    {append(frame(22, append(repeated, blockHead(true, 0, 0)...)...), good...), errLength},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -165,6 +167,28 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestFrameEnds: a frame may end with its pages, and another must begin then.
+func TestFrameEnds(t *testing.T) {
+	repeated := append(blockHead(false, 1, 8192), 'x')
+	e, _ := pair(t, 1)
+	for name, payload := range map[string][]byte{
+		"in the last block":   frame(22, append(blockHead(true, 1, 8192), 'x')...),
+		"in an empty block":   frame(22, append(repeated, blockHead(true, 0, 0)...)...),
+		"as level 1 makes it": encode(t, e, bytes.Repeat([]byte{'x'}, 8192)),
+	} {
+		_, d := pair(t, 1)
+		for range 2 {
+			got := make([]byte, 8192)
+			if err := d.Decode([][]byte{got[:4096], got[4096:]}, payload, true); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{'x'}, 8192)) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err := d.Decode([][]byte{got}, payload, false); !errors.Is(err, errFresh) {
+				t.Errorf("%s, then it goes on: %v", name, err)
+			}
+		}
+	}
+}
+
 // TestAllocatesNothing: neither end allocates for a block.
 func TestAllocatesNothing(t *testing.T) {
 	e, d := pair(t, 1)
@@ -180,7 +204,7 @@ func TestAllocatesNothing(t *testing.T) {
 		if err = d.Decode(pieces, out, fresh); err != nil {
 			t.Fatal(err)
 		}
-		fresh = false
+		fresh = Whole(1)
 	}); n != 0 {
 		t.Errorf("%v allocations for a block", n)
 	}

@@ -21,6 +21,13 @@ static struct step compress_block(ZSTD_CCtx *ctx, void *dst, size_t room, const 
     return (struct step){in.pos, out.pos, code};
 }
 
+static struct step compress_whole(ZSTD_CCtx *ctx, void *dst, size_t room, const void *src, size_t len)
+{
+    size_t code = ZSTD_compress2(ctx, dst, room, src, len);
+
+    return ZSTD_isError(code) ? (struct step){0, 0, code} : (struct step){len, code, 0};
+}
+
 /* Ends early where the output is full, the input is used up, or the frame ends. */
 static struct step decompress_some(ZSTD_DCtx *ctx, void *dst, size_t room, const void *src, size_t len)
 {
