@@ -147,6 +147,7 @@ func (l *lane) prepare(j *job, round uint32, flags uint16) (int, error) {
 	method := l.s.tuner.choose(l, PageSize*len(j.batch.PFNs))
 	copies := l.copies.total
 	if l.s.tuner.methods.at(method).Codec == savefmt.CodecRaw {
+		l.restorePriority()
 		j.data = j.classify(l.s.first) * PageSize
 		took := time.Since(start)
 		l.n.read.Add(int64(took))
@@ -242,19 +243,39 @@ func (l *lane) encoder(method int) (savefmt.Encoder, error) {
 	return l.encoders[method], err
 }
 
-// lowPriority is the nice value of threads that compress while the guest
-// runs: whatever else runs on this host comes first.
+// lowPriority is by how much the nice value of threads that compress while the
+// guest runs is higher: whatever else runs on this host comes first.
 const lowPriority = 5
 
-// lowerPriority makes the kernel prefer all others to this thread, until the
-// round's end: the goroutine keeps the thread, which ends with it.
+// lowerPriority makes the kernel prefer all others to this thread, which the
+// goroutine keeps meanwhile.
 func (l *lane) lowerPriority() {
 	if l.quiet {
 		return
 	}
 	l.quiet = true
 	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), lowPriority) // a kindness; nothing depends on it
+	_ = addNice(lowPriority) // a kindness; nothing depends on it
+}
+
+// restorePriority takes that back: pages that go as they are cost little, and what
+// sends them waits for it. Where that is not allowed the thread stays as it is, and
+// ends with the round.
+func (l *lane) restorePriority() {
+	if l.quiet && addNice(-lowPriority) == nil {
+		l.quiet = false
+		runtime.UnlockOSThread()
+	}
+}
+
+// addNice changes the nice value of this thread.
+func addNice(by int) error {
+	tid := unix.Gettid()
+	now, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
+	if err != nil {
+		return err
+	}
+	return unix.Setpriority(unix.PRIO_PROCESS, tid, 20-now+by) // the system call returns 20 less the value
 }
 
 // writeJobs writes what comes from ready until it is closed. After a failure
