@@ -35,6 +35,7 @@ type lane struct {
 	scratch  []byte // stable copies of one batch's pages
 	copies   copyList
 	quiet    bool // its thread has a low priority
+	usual    int  // nice value of that thread else
 }
 
 // jobsPerLane: one is prepared, one waits, one is written.
@@ -255,28 +256,30 @@ func (l *lane) lowerPriority() {
 	}
 	l.quiet = true
 	runtime.LockOSThread()
-	_ = addNice(lowPriority) // a kindness; nothing depends on it
+	l.usual = nice()
+	_ = setNice(l.usual + lowPriority) // a kindness; nothing depends on it
 }
 
 // restorePriority takes that back: pages that go as they are cost little, and what
 // sends them waits for it. Where that is not allowed the thread stays as it is, and
 // ends with the round.
 func (l *lane) restorePriority() {
-	if l.quiet && addNice(-lowPriority) == nil {
+	if l.quiet && setNice(l.usual) == nil {
 		l.quiet = false
 		runtime.UnlockOSThread()
 	}
 }
 
-// addNice changes the nice value of this thread.
-func addNice(by int) error {
-	tid := unix.Gettid()
-	now, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
+// nice returns the nice value of this thread, 0 if that is not known.
+func nice() int {
+	n, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
 	if err != nil {
-		return err
+		return 0
 	}
-	return unix.Setpriority(unix.PRIO_PROCESS, tid, 20-now+by) // the system call returns 20 less the value
+	return 20 - n // as the system call has it
 }
+
+func setNice(n int) error { return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), n) }
 
 // writeJobs writes what comes from ready until it is closed. After a failure
 // it only gives the jobs back.

@@ -9,13 +9,6 @@ import (
 // TestLanePriority: a thread that compresses is one that others come before, and
 // only while it does.
 func TestLanePriority(t *testing.T) {
-	nice := func() int {
-		n, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return 20 - n
-	}
 	done := make(chan struct{})
 	go func() { // its thread ends with it where the priority cannot be restored
 		defer close(done)
