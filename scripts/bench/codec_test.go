@@ -52,13 +52,13 @@ func BenchmarkCodecs(b *testing.B) {
 			reportSpeed(b, raw, start)
 			b.ReportMetric(float64(raw)/float64(len(encoded)), "ratio")
 		})
-		b.Run("decode/"+name, func(b *testing.B) { benchmarkDecode(b, m.Codec, batches, encoded, ends) })
+		b.Run("decode/"+name, func(b *testing.B) { benchmarkDecode(b, m, batches, encoded, ends) })
 	}
 }
 
 // benchmarkDecode decodes what was encoded, each batch up to its end.
-func benchmarkDecode(b *testing.B, c savefmt.Codec, batches [][]byte, encoded []byte, ends []int) {
-	dec, err := savefmt.NewDecoder(c, 2)
+func benchmarkDecode(b *testing.B, m savefmt.Method, batches [][]byte, encoded []byte, ends []int) {
+	dec, err := savefmt.NewDecoder(m.Codec, 2)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func benchmarkDecode(b *testing.B, c savefmt.Codec, batches [][]byte, encoded []
 		at := 0
 		for i, batch := range batches {
 			into[0] = room[:len(batch)]
-			if err := dec.Decode(into, encoded[at:ends[i]], i == 0); err != nil {
+			if err := dec.Decode(into, encoded[at:ends[i]], m.Whole() || i == 0); err != nil {
 				b.Fatal(err)
 			}
 			at = ends[i]
