@@ -66,7 +66,8 @@ func TestSignals(t *testing.T) {
 // measureSignals fills doc as far as it comes.
 func (g *Guest) measureSignals(t *testing.T, doc *signal.Document, rounds int) error {
 	defer g.Lab.B.freeze(t)() // it has no part in this, and takes its share of this machine
-	g.Lab.A.prefer(t)
+	g.Lab.A.setNice(t, preferred)
+	defer g.Lab.A.setNice(t, 0)
 	for _, clients := range signalLoads {
 		all := signal.Signals{Clients: clients}
 		for done := 0; done < rounds; done += perCommand {
@@ -119,8 +120,8 @@ func (h *Host) freeze(t *testing.T) (thaw func()) {
 // beside it waits, and the host has no pauses of its own because of that.
 const preferred = -15
 
-// prefer gives a host's processors that much more of this machine's than others.
-func (h *Host) prefer(t *testing.T) {
+// setNice sets the nice value of a host's processors.
+func (h *Host) setNice(t *testing.T, value int) {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", h.qemu(t)))
 	if err != nil || len(threads) == 0 {
@@ -129,7 +130,7 @@ func (h *Host) prefer(t *testing.T) {
 	for _, path := range threads {
 		tid, err := strconv.Atoi(filepath.Base(path))
 		if err == nil {
-			err = syscall.Setpriority(syscall.PRIO_PROCESS, tid, preferred)
+			err = syscall.Setpriority(syscall.PRIO_PROCESS, tid, value)
 		}
 		if err != nil && !errors.Is(err, syscall.ESRCH) { // a thread for disks has ended
 			t.Fatalf("%s: %v", path, err)

@@ -46,6 +46,10 @@ func TestSample(t *testing.T) {
 	if s.Doubt() != time.Millisecond {
 		t.Errorf("doubt %v", s.Doubt())
 	}
+	s.Event[1].Told = s.Event[1].Known + 3*ms
+	if told := s.ToldSpread(); told.Worst != 3*time.Millisecond {
+		t.Errorf("told %v after it was known", told.Worst)
+	}
 	if quick := (Sample{Running: 1, Stopped: 9, Known: 5}); quick.AtLeast() != 0 || quick.AtMost() != 4 {
 		t.Errorf("known before the poller: %v to %v", quick.AtLeast(), quick.AtMost())
 	}
