@@ -150,7 +150,7 @@ func settle(t *testing.T) {
 	const beats = 2 // of the guest: one may have been on its way
 	const pause = 20 * time.Millisecond
 	log := "/var/log/xen/console/guest-" + liveGuest(t) + ".log"
-	seen, last := -1, int64(-1)
+	seen, last, start := -1, int64(-1), time.Now()
 	// Pauses are counted, not time: an emulated host that loses a timer's interrupt
 	// stands still for minutes, this program and the guest alike.
 	for range int(signalLimit / pause) {
@@ -162,11 +162,14 @@ func settle(t *testing.T) {
 			seen, last = seen+1, info.Size()
 		}
 		if seen == beats {
+			if took := time.Since(start); took > signalLimit {
+				t.Logf("the guest ran again after %v: was this host standing still?", took)
+			}
 			return
 		}
 		time.Sleep(pause)
 	}
-	t.Fatalf("the guest has printed nothing for %v: it hangs", signalLimit)
+	t.Fatalf("the guest has printed nothing in %d looks, one each %v: it hangs", signalLimit/pause, pause)
 }
 
 func writeFigures(t *testing.T, figures any) {
