@@ -31,6 +31,7 @@ func TestDowntime(t *testing.T) {
 	at, other := l.alpha, l.beta
 	names := [2]string{"sim:alpha", "sim:beta"}
 	var guest, engine []time.Duration
+	var longest *xen.Report
 	for i := range *flagDowntimes {
 		code, out, errs := l.xenferry("-c", names[i%2], "migrate", "--json", "db1", names[(i+1)%2])
 		if code != exitOK {
@@ -50,12 +51,19 @@ func TestDowntime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if len(guest) == 0 || status.ArrivalGap > slices.Max(guest) {
+			longest = last.Report
+		}
 		guest, engine = append(guest, status.ArrivalGap), append(engine, last.Report.Downtime)
 		t.Logf("downtime: guest %v, engine %v, %d rounds, total %v", status.ArrivalGap, last.Report.Downtime, len(last.Report.Rounds), last.Report.Total)
 	}
 	l.expectAt(at, other)
 	fmt.Printf("guest of 2 GiB, 100 MB/s of writes, %d moves; downtime in ms, median (least to most): guest %s, engine %s\n",
 		len(guest), spread(guest), spread(engine))
+	fmt.Printf("parts of the longest, of %v: from the guest's stop, and how long each took\n", slices.Max(guest))
+	for _, b := range longest.Budget {
+		fmt.Printf("  %9.3f ms  %9.3f ms  %s, %s\n", inMS(b.From), inMS(b.Time), b.Host, b.Name)
+	}
 	slices.Sort(guest)
 	if m := guest[len(guest)/2]; os.Getenv("CHECK") == "1" && m > mostDowntime {
 		t.Errorf("the median is %v, at most %v were promised", m, mostDowntime)
@@ -64,6 +72,7 @@ func TestDowntime(t *testing.T) {
 
 func spread(d []time.Duration) string {
 	d = slices.Sorted(slices.Values(d))
-	ms := func(t time.Duration) float64 { return float64(t) / float64(time.Millisecond) }
-	return fmt.Sprintf("%.1f (%.1f to %.1f)", ms(d[len(d)/2]), ms(d[0]), ms(d[len(d)-1]))
+	return fmt.Sprintf("%.1f (%.1f to %.1f)", inMS(d[len(d)/2]), inMS(d[0]), inMS(d[len(d)-1]))
 }
+
+func inMS(t time.Duration) float64 { return float64(t) / float64(time.Millisecond) }
