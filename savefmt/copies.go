@@ -14,7 +14,7 @@ import (
 //	       | u64   | u64    | u32 |
 //	       +-------+--------+-----+
 //
-// crc is CRC-32C of the contents.
+// crc is the PageSum of the contents.
 type Copy struct {
 	Entry  PageEntry
 	Source uint64 // pfn

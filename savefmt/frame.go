@@ -81,8 +81,14 @@ type Header struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// Checksum returns CRC-32C of b, the checksum of everything on the wire.
+// Checksum returns CRC-32C of b, the checksum of everything on the wire but pages.
 func Checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+// PageSum returns the checksum of a page, the CRC-32 of IEEE 802.3. It finds as
+// much in 4 KiB as CRC-32C (any three wrong bits, any burst of 32), and Go reads
+// memory straight on for it, but at three places at once for CRC-32C: pages that
+// no cache holds are summed at less than a third of the speed then.
+func PageSum(page []byte) uint32 { return crc32.ChecksumIEEE(page) }
 
 // Put writes the header to b, which must have room for HeaderSize bytes.
 func (h *Header) Put(b []byte) {

@@ -58,7 +58,7 @@ const (
 func MaxTable(n int) int { return n * (runSize + sumSize) }
 
 // AppendTable appends the table of a pages frame: the runs of its entries (u64
-// each), then the sums (u32 each): of a raw frame the CRC-32C of each page that
+// each), then the sums (u32 each): of a raw frame the PageSum of each page that
 // travels as data, of another SumOfSums of those. Its pfns must ascend and be
 // below 2^44.
 func AppendTable(dst []byte, entries []PageEntry, sums []uint32) []byte {
@@ -76,7 +76,7 @@ func AppendTable(dst []byte, entries []PageEntry, sums []uint32) []byte {
 	return dst
 }
 
-// SumOfSums is the one checksum of an encoded frame: CRC-32C of those of its
+// SumOfSums is the one checksum of an encoded frame: CRC-32C of the PageSums of its
 // pages. Its pages are whole or damaged together, while each page of a raw one may
 // have been written by the guest meanwhile.
 func SumOfSums(sums []uint32) uint32 {

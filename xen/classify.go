@@ -8,16 +8,13 @@ func (j *job) classify(first bool) int {
 	data := 0
 	for i, pfn := range j.batch.PFNs {
 		page, typ := j.batch.Pages[i], j.batch.Types[i]
-		if i+1 < len(j.batch.Pages) && j.batch.Pages[i+1] != nil {
-			prefetch(&j.batch.Pages[i+1][0])
-		}
 		if page == nil || isZero(page) {
 			j.addEmpty(first, pfn, typ, page != nil)
 			continue
 		}
 		data++
 		j.runs = appendRun(j.runs, page)
-		j.addData(savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), savefmt.Checksum(page))
+		j.addData(savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), savefmt.PageSum(page))
 	}
 	return data
 }
@@ -55,7 +52,7 @@ func (l *lane) copyOut(j *job, h *savefmt.Header) {
 		at := len(l.scratch)
 		l.scratch = append(l.scratch, page...)
 		entry, stable := savefmt.NewPageEntry(uint8(typ), savefmt.ContentData, pfn), l.scratch[at:]
-		sum := savefmt.Checksum(stable)
+		sum := savefmt.PageSum(stable)
 		if h.Flags&savefmt.FlagVerify == 0 && !l.copies.full() {
 			if source, ok := l.s.dedup.find(stable, sum, pfn); ok {
 				l.copies.add(savefmt.Copy{Entry: entry, Source: source, Sum: sum})

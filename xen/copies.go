@@ -119,7 +119,7 @@ func (p *pageReader) copyTo(copies []savefmt.Copy) error {
 		at, _ := slices.BinarySearch(p.sources.PFNs, c.Source)
 		pfn, page := c.Entry.PFN(), p.batch.Pages[i]
 		copy(page, p.sources.Pages[at])
-		if savefmt.Checksum(page) != c.Sum {
+		if savefmt.PageSum(page) != c.Sum {
 			err = fmt.Errorf("%w: page at pfn %#x is not like its source at %#x", ErrCorrupt, pfn, c.Source)
 			break
 		}

@@ -15,8 +15,8 @@ import (
 // end that does not know the change would do harm; new kinds of messages that
 // may be ignored do not raise it.
 const (
-	ProtocolMin = 3
-	ProtocolMax = 3
+	ProtocolMin = 4
+	ProtocolMax = 4
 )
 
 // Kinds of control messages, in the order in which they are sent.

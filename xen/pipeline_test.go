@@ -109,12 +109,12 @@ func TestDedup(t *testing.T) {
 		source uint64
 		found  bool
 	}{{a, 0, 0, false}, {b, 1, 0, false}, {a, 2, 0, true}, {b, 3, 1, true}, {a, 0, 0, false}} {
-		if source, found := d.find(step.page, savefmt.Checksum(step.page), step.pfn); found != step.found || source != step.source {
+		if source, found := d.find(step.page, savefmt.PageSum(step.page), step.pfn); found != step.found || source != step.source {
 			t.Errorf("step %d: %d, %v", i, source, found)
 		}
 	}
 	d.begin(1)
-	if source, found := d.find(a, savefmt.Checksum(a), 9); found {
+	if source, found := d.find(a, savefmt.PageSum(a), 9); found {
 		t.Errorf("a page of the round before is taken for the source: %#x", source)
 	}
 }
@@ -129,7 +129,7 @@ func frames(parts ...[]byte) *frameReader {
 // page that is there may be that of the round before.
 func TestCopiesAtOnce(t *testing.T) {
 	page := bytes.Repeat([]byte{7}, PageSize)
-	sum := savefmt.Checksum(page)
+	sum := savefmt.PageSum(page)
 	entry := func(pfn uint64) savefmt.PageEntry { return savefmt.NewPageEntry(0, savefmt.ContentData, pfn) }
 	data := func(round uint32) []byte {
 		table := savefmt.AppendTable(nil, []savefmt.PageEntry{entry(5)}, []uint32{sum})
@@ -330,11 +330,11 @@ func BenchmarkZeroScan(b *testing.B) {
 	}
 }
 
-func BenchmarkChecksum(b *testing.B) {
+func BenchmarkPageSum(b *testing.B) {
 	page := bytes.Repeat([]byte{7}, PageSize)
 	b.SetBytes(PageSize)
 	for b.Loop() {
-		savefmt.Checksum(page)
+		savefmt.PageSum(page)
 	}
 }
 

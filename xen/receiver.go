@@ -230,7 +230,7 @@ func (p *pageReader) settle(codec savefmt.Codec, live bool) error {
 		pfn, page, damaged := e.PFN(), p.batch.Pages[i], false
 		switch e.Content() {
 		case savefmt.ContentData:
-			p.have = append(p.have, savefmt.Checksum(page))
+			p.have = append(p.have, savefmt.PageSum(page))
 			damaged = codec == savefmt.CodecRaw && !p.matches(len(p.have)-1)
 			m.used.put(pfn, true)
 		case savefmt.ContentZero:
@@ -280,7 +280,7 @@ func (p *pageReader) verify(codec savefmt.Codec, payload []byte) error {
 		case savefmt.ContentData:
 			want := payload[:PageSize]
 			payload = payload[PageSize:]
-			p.have = append(p.have, savefmt.Checksum(want))
+			p.have = append(p.have, savefmt.PageSum(want))
 			if codec == savefmt.CodecRaw && !p.matches(len(p.have)-1) {
 				return damagedPage(e.PFN())
 			}
