@@ -202,7 +202,7 @@ func TestControllerBusy(t *testing.T) {
 
 func TestHostLoad(t *testing.T) {
 	now := time.Unix(1000, 0)
-	for cores, want := range map[int]float64{1: 0.2, 2: 0.2, 4: 0.2, 8: 0.125, 10: 0.1, 64: 0.1} {
+	for cores, want := range map[int]float64{1: 0.5, 2: 0.5, 4: 0.25, 10: 0.1, 64: 0.1} {
 		if got := leastIdle(cores); got != want {
 			t.Errorf("of %d cores %v must be idle, not %v", cores, got, want)
 		}

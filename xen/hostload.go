@@ -17,10 +17,10 @@ type hostLoad struct {
 	least       float64 // idle share below which it has none
 }
 
-// A host has a core to spare if one is idle, on a host with few of them idleMost
-// of all their time, on one with many idleLeast of it: less is what those that
-// send leave idle while they wait for each other. Its clock ticks are too coarse
-// to look more often than each loadWindow.
+// A host has a core to spare if one is idle, on a host with few of them half of
+// them, on one with many idleLeast of them: less is what those that send leave
+// idle while they wait for each other. Its clock ticks are too coarse to look
+// more often than each loadWindow.
 const (
 	idleLeast  = 0.1
 	idleMost   = 0.2
