@@ -23,7 +23,7 @@ type hostLoad struct {
 // more often than each loadWindow.
 const (
 	idleLeast  = 0.1
-	idleMost   = 0.2
+	idleMost   = 0.5
 	loadWindow = 200 * time.Millisecond
 )
 

@@ -57,6 +57,7 @@ type cursor struct {
 	next  uint64
 	pages uint64
 	most  int // pages in a batch
+	small int // so many of the next batches have leastBatch at most
 	// aligned ends each batch at a multiple of BatchPages, so that the pages
 	// of one large page stay together.
 	aligned bool
@@ -67,9 +68,14 @@ func (c *cursor) fill(b *Batch) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b.Reset()
-	for c.next < c.pages && len(b.PFNs) < c.most {
+	most := c.most
+	if c.small > 0 {
+		c.small--
+		most = min(most, leastBatch)
+	}
+	for c.next < c.pages && len(b.PFNs) < most {
 		// What still fits, at most: a step never finds more than it covers.
-		step := min(c.pages, c.next+uint64(c.most-len(b.PFNs)))
+		step := min(c.pages, c.next+uint64(most-len(b.PFNs)))
 		if c.aligned {
 			step = min(step, (c.next/BatchPages+1)*BatchPages)
 		}
@@ -82,7 +88,8 @@ func (c *cursor) fill(b *Batch) bool {
 	return len(b.PFNs) > 0
 }
 
-// A round that is short has smaller batches, batchesPerLane for each lane but
+// The first batch of each lane is small: how the next is to be encoded depends on
+// how soon that arrives. A round that is short has smaller batches, batchesPerLane for each lane but
 // none of less than leastBatch: the lanes end at the same time, and the stages
 // of each overlap. Of the last round all of that is downtime.
 const (
@@ -106,6 +113,9 @@ func (s *sender) send(ctx context.Context, round int, bm Bitmap, flags uint16, f
 	pages := bm.Count()
 	s.begin(round, pages, first)
 	cur := &cursor{bm: bm, pages: s.dom.Pages(), most: s.batchSize(pages, first), aligned: first}
+	if first {
+		cur.small = len(s.lanes)
+	}
 	errs := make(chan error, len(s.lanes))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

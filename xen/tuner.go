@@ -120,7 +120,7 @@ func (t *tuner) choose(l *lane, n int) int {
 	methods := p.choice(t.spare)
 	t.mu.Unlock()
 	if current == 0 && !p.fixed {
-		if starting && l.out.unsent() >= startMost && l.s.startsSlowly(time.Now()) {
+		if starting && l.s.startsSlowly(l.out) {
 			return p.methods[1]
 		}
 		return 0
@@ -213,13 +213,14 @@ const linkWindow = 20 * time.Millisecond
 
 // A slow link would take a tenth of a second for the raw pages that the kernel's
 // buffers hold when its speed is first known. So in the first startWindows of
-// them, as long as it is not, a lane that has startMost bytes on their way makes
-// its next pages smaller, if after startTime less than startSlow bytes a second
-// have arrived.
+// them, as long as it is not, a lane that has startMost bytes on their way waits
+// for them, looking every startLook, and if after startTime less than startSlow
+// bytes a second have arrived it makes its next pages smaller.
 const (
 	startWindows = 5
-	startMost    = 512 << 10
+	startMost    = 256 << 10
 	startTime    = 2 * time.Millisecond
+	startLook    = 100 * time.Microsecond
 	startSlow    = 400e6
 )
 
@@ -296,17 +297,23 @@ func (m *linkMeter) speed(method int, now time.Time) float64 {
 // starting tells whether too little of the link was seen to know its speed.
 func (m *linkMeter) starting() bool { return m.windows < startWindows }
 
-// startsSlowly tells whether little of what was written has arrived so far.
-func (s *sender) startsSlowly(now time.Time) bool {
+// startsSlowly tells whether little of what was written has arrived, when out has
+// less than startMost on its way or startTime is over.
+func (s *sender) startsSlowly(out frameWriter) bool {
 	t := s.tuner
-	t.mu.Lock()
-	first, arrived := t.link.first, t.link.written
-	t.mu.Unlock()
-	took := now.Sub(first)
-	if first.IsZero() || took < startTime {
-		return false
+	for out.unsent() >= startMost {
+		t.mu.Lock()
+		first, written := t.link.first, t.link.written
+		t.mu.Unlock()
+		if first.IsZero() {
+			return false
+		}
+		if took := time.Since(first); took >= startTime {
+			return float64(written-s.unsent()) < startSlow*took.Seconds()
+		}
+		time.Sleep(startLook)
 	}
-	return float64(arrived-s.unsent()) < startSlow*took.Seconds()
+	return false
 }
 
 // unsent returns how much of what was written is on its way, on all connections.

@@ -33,8 +33,11 @@ func TestStart(t *testing.T) {
 	s.tuner.link.first, s.tuner.link.written = now.Add(-2*startTime), startMost
 	expect("when little has arrived", startMost-1, 0)
 	expect("when little has arrived", startMost, 1)
-	s.tuner.link.first = now
-	expect("when there was no time for more", startMost, 0)
+	s.tuner.link.first = time.Now()
+	expect("when that was waited for", startMost, 1)
+	if waited := time.Since(s.tuner.link.first); waited < startTime {
+		t.Errorf("what had arrived after %v was taken for all that would after %v", waited, startTime)
+	}
 	s.tuner.link.first, s.tuner.link.written = now.Add(-2*startTime), 1<<40
 	expect("when much has arrived", startMost, 0)
 	for range startWindows {
