@@ -191,7 +191,7 @@ func (d *destination) create(ctx context.Context) error {
 		return err
 	}
 	created := time.Since(begun)
-	if err := d.created(ctx); err != nil {
+	if err := d.created(); err != nil {
 		return err
 	}
 	d.mem = newMemory(d.incoming, d.hello.Pages)
@@ -205,19 +205,19 @@ func (d *destination) create(ctx context.Context) error {
 			return err
 		}
 	}
-	return d.link.send(&message{Kind: kindWelcome, Welcome: answer})
+	if err := d.link.send(&message{Kind: kindWelcome, Welcome: answer}); err != nil {
+		return err
+	}
+	return d.ready(ctx) // while the source connects
 }
 
 // created notes the new domain for the guardian.
-func (d *destination) created(ctx context.Context) error {
+func (d *destination) created() error {
 	d.report.Domid = d.incoming.Domid()
 	if d.shield == nil {
 		return nil
 	}
-	if err := d.shield.Append(fallback.Record{State: d.machine.State(), Domid: d.report.Domid}, false); err != nil {
-		return err
-	}
-	return d.ready(ctx)
+	return d.shield.Append(fallback.Record{State: d.machine.State(), Domid: d.report.Domid}, false)
 }
 
 // nameFree checks that no other guest here has the name that this one will

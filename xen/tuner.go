@@ -121,7 +121,7 @@ func (t *tuner) choose(l *lane, n int) int {
 	t.mu.Unlock()
 	if current == 0 && !p.fixed {
 		if starting && l.s.startsSlowly(l.out) {
-			return p.methods[1]
+			return p.methods[p.frugal-1]
 		}
 		return 0
 	}

@@ -32,9 +32,9 @@ func TestStart(t *testing.T) {
 	now := time.Now()
 	s.tuner.link.first, s.tuner.link.written = now.Add(-2*startTime), startMost
 	expect("when little has arrived", startMost-1, 0)
-	expect("when little has arrived", startMost, 1)
+	expect("when little has arrived", startMost, 2)
 	s.tuner.link.first = time.Now()
-	expect("when that was waited for", startMost, 1)
+	expect("when that was waited for", startMost, 2)
 	if waited := time.Since(s.tuner.link.first); waited < startTime {
 		t.Errorf("what had arrived after %v was taken for all that would after %v", waited, startTime)
 	}
