@@ -88,10 +88,11 @@ func (c *cursor) fill(b *Batch) bool {
 	return len(b.PFNs) > 0
 }
 
-// The first batch of each lane is small: how the next is to be encoded depends on
-// how soon that arrives. A round that is short has smaller batches, batchesPerLane for each lane but
-// none of less than leastBatch: the lanes end at the same time, and the stages
-// of each overlap. Of the last round all of that is downtime.
+// A guest's first batches, as many as there are lanes, are small: how the next are
+// encoded depends on how soon these arrive. A round that is short has smaller
+// batches, batchesPerLane for each lane but none of less than leastBatch: the
+// lanes end at the same time, and the stages of each overlap. Of the last round
+// all of that is downtime.
 const (
 	leastBatch     = 64 // pages
 	batchesPerLane = 2

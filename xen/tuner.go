@@ -297,8 +297,9 @@ func (m *linkMeter) speed(method int, now time.Time) float64 {
 // starting tells whether too little of the link was seen to know its speed.
 func (m *linkMeter) starting() bool { return m.windows < startWindows }
 
-// startsSlowly tells whether little of what was written has arrived, when out has
-// less than startMost on its way or startTime is over.
+// startsSlowly waits until out has less than startMost on its way, which a link
+// that keeps up brings about, or startTime is over: then it tells whether little
+// of what was written has arrived.
 func (s *sender) startsSlowly(out frameWriter) bool {
 	t := s.tuner
 	for out.unsent() >= startMost {
