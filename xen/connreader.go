@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connReader reads from a plain data connection. The pages of a frame are read
+// connReader reads from the TCP connection of a data connection. The pages of a frame are read
 // by readv to where they belong, and while it waits for them it asks to be woken
 // only for a good deal of them (SO_RCVLOWAT, socket(7)): on a fast link it would
 // else be woken for each few packets, which in a virtual machine costs more than
@@ -29,7 +29,7 @@ const mostLow = 256 << 10
 // mostIovs is UIO_MAXIOV of Linux.
 const mostIovs = 1024
 
-// newConnReader returns nil for a connection that is not plain TCP.
+// newConnReader returns nil for a connection that is not TCP.
 func newConnReader(conn net.Conn) *connReader {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -60,8 +60,8 @@ func (c *connReader) wake(fd, low int) {
 	}
 }
 
-// readFull fills bufs, in order.
-func (c *connReader) readFull(bufs [][]byte) error {
+// ReadFull fills bufs, in order.
+func (c *connReader) ReadFull(bufs [][]byte) error {
 	rest := 0
 	c.iovs = c.iovs[:0]
 	for _, b := range bufs {
@@ -102,9 +102,9 @@ func (c *connReader) readFull(bufs [][]byte) error {
 	return err
 }
 
-// readSome reads what there is into p, and while there is nothing waits for low
-// bytes, of which the caller knows that they follow.
-func (c *connReader) readSome(p []byte, low int) (int, error) {
+// ReadSome reads what there is into p, and while there is nothing waits for low
+// bytes, of which the caller knows that they follow: it is what TLS reads from.
+func (c *connReader) ReadSome(p []byte, low int) (int, error) {
 	n := 0
 	var err error
 	waitErr := c.raw.Read(func(fd uintptr) (done bool) {

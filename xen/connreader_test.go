@@ -36,7 +36,7 @@ func tcpPair(t *testing.T) (near, far net.Conn) {
 func TestConnReader(t *testing.T) {
 	near, far := tcpPair(t)
 	in := newDataReader(far)
-	if in.conn == nil {
+	if _, ok := in.full.(*connReader); !ok {
 		t.Fatal("a TCP connection is read in the slow way")
 	}
 	const seed = 7
@@ -85,7 +85,7 @@ func TestConnReaderLow(t *testing.T) {
 	near, far := tcpPair(t)
 	in := newDataReader(far)
 	low := func() (n int) {
-		_ = in.conn.raw.Control(func(fd uintptr) { n, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT) })
+		_ = in.full.(*connReader).raw.Control(func(fd uintptr) { n, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT) })
 		return n
 	}
 	read := make(chan error, 1)

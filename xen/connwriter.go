@@ -1,15 +1,14 @@
 package xen
 
 import (
-	"bufio"
-	"crypto/tls"
 	"fmt"
 	"net"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xenferry/xenferry/xen/record"
 )
 
 // frameWriter writes the pieces of one frame, together and in order.
@@ -26,21 +25,13 @@ func (l *Link) writeFrame(pieces *net.Buffers) error { return l.write(*pieces...
 // unsent: the link is a pipe to another program.
 func (l *Link) unsent() int { return 0 }
 
-// connWriter writes to a data connection: by writev where it is plain TCP. For
-// TLS the pieces are gathered, so that records are full, and the records are,
-// so that a system call takes many.
+// connWriter writes to a data connection: by writev where it is plain TCP, and
+// in TLS many records at once.
 type connWriter struct {
 	net.Conn
-	raw     syscall.RawConn // of the TCP connection, nil if unknown
-	plain   *bufio.Writer   // into TLS; nil without
-	records *gatheredConn   // out of TLS; nil without
+	raw syscall.RawConn // of the TCP connection, nil if unknown
+	tls *record.Conn    // nil without
 }
-
-// Sizes of the buffers for TLS, whose records have up to 16 KiB.
-const (
-	plainGather  = 64 << 10
-	recordGather = 256 << 10
-)
 
 // maxNotSent bounds, in bytes, what a connection holds beyond what is in
 // flight. What waits in the kernel was decided on some time ago: little of it
@@ -54,13 +45,8 @@ const maxNotSent = 1 << 20
 func newConnWriter(conn net.Conn, silence time.Duration) *connWriter {
 	w := &connWriter{Conn: conn}
 	under := conn
-	if t, ok := conn.(*tls.Conn); ok {
-		w.plain = bufio.NewWriterSize(conn, plainGather)
-		under = t.NetConn()
-	}
-	if g, ok := under.(*gatheredConn); ok {
-		g.gather = bufio.NewWriterSize(g.Conn, recordGather)
-		w.records, under = g, g.Conn
+	if t, ok := conn.(*record.Conn); ok {
+		w.tls, under = t, t.Conn
 	}
 	if tcp, ok := under.(*net.TCPConn); ok {
 		w.raw, _ = tcp.SyscallConn() // nil on error: then unsent knows nothing
@@ -76,27 +62,15 @@ func newConnWriter(conn net.Conn, silence time.Duration) *connWriter {
 
 func (c *connWriter) writeFrame(pieces *net.Buffers) error {
 	var err error
-	if c.plain == nil {
+	if c.tls == nil {
 		_, err = pieces.WriteTo(c.Conn)
 	} else {
-		err = c.writeTLS(*pieces)
+		err = c.tls.WriteBuffers(*pieces)
 	}
 	if err != nil {
 		return fmt.Errorf("data connection: %w: %w", ErrPeerLost, err)
 	}
 	return nil
-}
-
-func (c *connWriter) writeTLS(pieces net.Buffers) error {
-	for _, piece := range pieces {
-		if _, err := c.plain.Write(piece); err != nil {
-			return err
-		}
-	}
-	if err := c.plain.Flush(); err != nil || c.records == nil {
-		return err
-	}
-	return c.records.flush()
 }
 
 func (c *connWriter) unsent() int {
@@ -109,34 +83,4 @@ func (c *connWriter) unsent() int {
 		})
 	}
 	return n
-}
-
-// gatheredConn is a connection whose writes are gathered once there is a
-// buffer for them: after the handshake, which waits for answers. One lane
-// writes then. Somebody else who closes the connection does not wait for it:
-// the last word of TLS is left out.
-type gatheredConn struct {
-	net.Conn
-	mu     sync.Mutex
-	gather *bufio.Writer
-}
-
-func (g *gatheredConn) Write(p []byte) (int, error) {
-	if !g.mu.TryLock() {
-		return 0, net.ErrClosed
-	}
-	defer g.mu.Unlock()
-	if g.gather != nil {
-		return g.gather.Write(p)
-	}
-	return g.Conn.Write(p)
-}
-
-// flush writes what was gathered.
-func (g *gatheredConn) flush() error {
-	if !g.mu.TryLock() {
-		return net.ErrClosed
-	}
-	defer g.mu.Unlock()
-	return g.gather.Flush()
 }

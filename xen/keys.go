@@ -15,6 +15,8 @@ import (
 	"math/big"
 	"net"
 	"time"
+
+	"github.com/xenferry/xenferry/xen/record"
 )
 
 // keyPair is the TLS identity of one end for one migration. The other end
@@ -49,12 +51,10 @@ func newKeyPair() (*keyPair, error) {
 
 func (k *keyPair) config(peer string) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		// Pages are not a web site: full records from the first byte.
-		DynamicRecordSizingDisabled: true,
-		Certificates:                []tls.Certificate{k.cert},
-		ClientAuth:                  tls.RequireAnyClientCert,
-		InsecureSkipVerify:          true, // replaced by the pin in VerifyConnection
+		MinVersion:         tls.VersionTLS13,
+		Certificates:       []tls.Certificate{k.cert},
+		ClientAuth:         tls.RequireAnyClientCert,
+		InsecureSkipVerify: true, // replaced by the pin in VerifyConnection
 		VerifyConnection: func(s tls.ConnectionState) error {
 			if len(s.PeerCertificates) == 0 {
 				return errors.New("the other end showed no key")
@@ -69,19 +69,23 @@ func (k *keyPair) config(peer string) *tls.Config {
 }
 
 func (k *keyPair) client(ctx context.Context, conn net.Conn, peer string) (net.Conn, error) {
-	return handshake(ctx, tls.Client(conn, k.config(peer)))
+	return netConn(record.Client(ctx, conn, k.config(peer)))
 }
 
+// server reads TLS in the way of a connReader, where conn is TCP.
 func (k *keyPair) server(ctx context.Context, conn net.Conn, peer string) (net.Conn, error) {
-	return handshake(ctx, tls.Server(conn, k.config(peer)))
+	if c := newConnReader(conn); c != nil {
+		conn = c
+	}
+	return netConn(record.Server(ctx, conn, k.config(peer)))
 }
 
-func handshake(ctx context.Context, conn *tls.Conn) (net.Conn, error) {
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
+// netConn: a nil *record.Conn would be no nil net.Conn.
+func netConn(c *record.Conn, err error) (net.Conn, error) {
+	if err != nil {
 		return nil, err
 	}
-	return conn, nil
+	return c, nil
 }
 
 // newToken returns 256 random bits as text.

@@ -431,9 +431,15 @@ func (l *Link) next(ctx context.Context, limit <-chan time.Time) (delivery, erro
 // large payloads go straight to where they belong.
 type frameReader struct {
 	r    *bufio.Reader
-	conn *connReader   // below r; nil if that is not plain TCP
-	tls  *recordReader // below TLS below r; nil if there is none
+	full fullReader // below r; nil if it has no better way than r's
 	head [savefmt.HeaderSize]byte
+}
+
+// fullReader is a connection that takes many buffers at once.
+type fullReader interface {
+	io.Reader
+	// ReadFull fills bufs, in order, and changes the slice.
+	ReadFull(bufs [][]byte) error
 }
 
 func newFrameReader(r io.Reader) *frameReader {
@@ -442,29 +448,28 @@ func newFrameReader(r io.Reader) *frameReader {
 
 // newDataReader reads frames from a data connection.
 func newDataReader(conn net.Conn) *frameReader {
-	c := newConnReader(conn)
-	if c == nil {
-		f := newFrameReader(conn)
-		f.tls = below(conn)
-		return f
+	full, ok := conn.(fullReader) // TLS
+	if !ok {
+		if c := newConnReader(conn); c != nil {
+			full = c
+		}
 	}
-	f := newFrameReader(c)
-	f.conn = c
+	if full == nil {
+		return newFrameReader(conn)
+	}
+	f := newFrameReader(full)
+	f.full = full
 	return f
 }
 
 // readFull fills bufs, in order, with what follows.
 func (f *frameReader) readFull(bufs [][]byte) error {
-	if f.conn != nil {
+	if f.full != nil {
 		var err error
 		if bufs, err = f.drain(bufs); err == nil {
-			err = f.conn.readFull(bufs)
+			err = f.full.ReadFull(bufs)
 		}
 		return err
-	}
-	if f.tls != nil {
-		f.expect(bufs)
-		defer f.tls.expect(0)
 	}
 	for _, b := range bufs {
 		if _, err := io.ReadFull(f.r, b); err != nil {
@@ -472,15 +477,6 @@ func (f *frameReader) readFull(bufs [][]byte) error {
 		}
 	}
 	return nil
-}
-
-// expect tells what is below TLS how much of bufs has not been read ahead.
-func (f *frameReader) expect(bufs [][]byte) {
-	due := -f.r.Buffered()
-	for _, b := range bufs {
-		due += len(b)
-	}
-	f.tls.expect(due)
 }
 
 // drain fills bufs with what was read ahead, and returns the rest of them.

@@ -91,7 +91,7 @@ func dialOne(ctx context.Context, addr, peerKey string, opts SourceOptions, keys
 	if err != nil || opts.Data == DataPlain {
 		return conn, err
 	}
-	return keys.client(ctx, &gatheredConn{Conn: conn}, peerKey)
+	return keys.client(ctx, conn, peerKey)
 }
 
 func sendAttach(ctx context.Context, conn net.Conn, a attach) error {
@@ -213,7 +213,7 @@ func (d *dataListener) admit(raw net.Conn) (*dataConn, error) {
 	conn := raw
 	if d.mode == DataTLS {
 		var err error
-		if conn, err = d.keys.server(context.Background(), newRecordReader(raw), d.peerKey); err != nil {
+		if conn, err = d.keys.server(context.Background(), raw, d.peerKey); err != nil {
 			return nil, err
 		}
 	}

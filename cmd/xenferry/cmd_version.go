@@ -10,6 +10,7 @@ import (
 
 	"github.com/xenferry/xenferry/savefmt"
 	"github.com/xenferry/xenferry/xen"
+	"github.com/xenferry/xenferry/xen/record"
 	"github.com/xenferry/xenferry/xen/xl"
 )
 
@@ -33,16 +34,17 @@ type versionInfo struct {
 	ProtocolMax int    `json:"protocol_max"`
 	Xen         string `json:"xen"` // the Xen release it was built for; empty: simulated hosts only
 	Go          string `json:"go"`
-	Zstd        string `json:"zstd"` // what codes Zstandard: libzstd with its version, or "zstd in Go"
+	Zstd        string `json:"zstd"`    // what codes Zstandard: libzstd with its version, or "zstd in Go"
+	AESGCM      string `json:"aes_gcm"` // what encrypts in TLS: libipsec-mb with its version, or "AES-GCM in Go"
 }
 
 func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "version",
-		Usage: "print the version, the protocol versions, the Xen release that it was built for, and what does its zstd",
+		Usage: "print the version, the protocol versions, the Xen release that it was built for, and what does its zstd and AES-GCM",
 		Flags: []cli.Flag{jsonFlag},
 		Action: func(c *cli.Context) error {
-			v := versionInfo{version(), xen.ProtocolMin, xen.ProtocolMax, xl.BuiltFor(), runtime.Version(), savefmt.ZstdLibrary()}
+			v := versionInfo{version(), xen.ProtocolMin, xen.ProtocolMax, xl.BuiltFor(), runtime.Version(), savefmt.ZstdLibrary(), record.Library()}
 			if c.Bool(jsonFlag.Name) {
 				return json.NewEncoder(c.App.Writer).Encode(v)
 			}
@@ -50,8 +52,8 @@ func versionCommand() *cli.Command {
 			if v.Xen != "" {
 				built = "built for Xen " + v.Xen
 			}
-			_, err := fmt.Fprintf(c.App.Writer, "xenferry %s, protocol %d to %d, %s, %s, %s\n",
-				v.Version, v.ProtocolMin, v.ProtocolMax, built, v.Zstd, v.Go)
+			_, err := fmt.Fprintf(c.App.Writer, "xenferry %s, protocol %d to %d, %s, %s, %s, %s\n",
+				v.Version, v.ProtocolMin, v.ProtocolMax, built, v.Zstd, v.AESGCM, v.Go)
 			return err
 		},
 	}

@@ -1,6 +1,6 @@
 #!/bin/bash
 # qemu.sh: unpacks QEMU 10.0 of Debian 13 with its libraries into the cache, once, and prints the folder. It installs
-# what the benchmark needs: libzstd as well, which QEMU has, so that xenferry is built with it. Root.
+# what the benchmark needs: libzstd as well, which QEMU has, and libipsec-mb, so that xenferry is built with them. Root.
 #
 #   XENFERRY_BENCH_CACHE   the cache           (default ~/.cache/xenferry-bench)
 #   XENFERRY_LAB_MIRROR    Debian mirror       (default http://deb.debian.org)
@@ -13,7 +13,7 @@ die() { echo "${0##*/}: $*" >&2; exit 1; }
 
 ((EUID == 0)) || die "run this as root: it makes network namespaces and unpacks a Debian"
 missing=()
-for p in mmdebstrap debian-archive-keyring iproute2 util-linux gcc libc6-dev pkg-config libzstd-dev; do
+for p in mmdebstrap debian-archive-keyring iproute2 util-linux gcc libc6-dev pkg-config libzstd-dev libipsec-mb-dev; do
   [[ $(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null) == installed ]] || missing+=("$p")
 done
 if ((${#missing[@]})); then

@@ -3,7 +3,6 @@ package xen
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -31,10 +30,10 @@ func tlsPair(t *testing.T) (near, far net.Conn) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	go func() {
-		conn, err := destination.server(ctx, newRecordReader(b), source.fingerprint)
+		conn, err := destination.server(ctx, b, source.fingerprint)
 		served <- result{conn, err}
 	}()
-	if near, err = source.client(ctx, &gatheredConn{Conn: a}, destination.fingerprint); err != nil {
+	if near, err = source.client(ctx, a, destination.fingerprint); err != nil {
 		t.Fatal(err)
 	}
 	r := <-served
@@ -44,15 +43,15 @@ func tlsPair(t *testing.T) (near, far net.Conn) {
 	return near, r.Conn
 }
 
-// TestRecordReader: headers and payloads of any size, sent with pauses anywhere,
+// TestTLSData: headers and payloads of any size, sent with pauses anywhere,
 // are read as they are; and none waits for more than will come: a pause ends only
 // when all that was sent before it has been read.
-func TestRecordReader(t *testing.T) {
+func TestTLSData(t *testing.T) {
 	near, far := tlsPair(t)
-	if below(far) == nil {
+	in := newDataReader(far)
+	if in.full == nil {
 		t.Fatal("TLS is read in the slow way")
 	}
-	in := newDataReader(far)
 	const seed, frames = 11, 60
 	random := rand.New(rand.NewPCG(seed, 1))
 	sizes := make([]int, frames)
@@ -74,7 +73,7 @@ func TestRecordReader(t *testing.T) {
 		for i, waited := 0, 0; i < frames; i++ {
 			b := data(i)
 			cut := pauses.IntN(len(b)) + 1
-			if w.writeTLS(net.Buffers{b[:cut], b[cut:]}) != nil {
+			if w.writeFrame(&net.Buffers{b[:cut], b[cut:]}) != nil {
 				return
 			}
 			if pauses.IntN(3) == 0 { // nothing follows until all was read
@@ -114,8 +113,8 @@ func TestRecordReader(t *testing.T) {
 	}
 }
 
-// TestRecordReaderEnds: an end in the middle of what is waited for is one.
-func TestRecordReaderEnds(t *testing.T) {
+// TestTLSDataEnds: an end in the middle of what is waited for is one.
+func TestTLSDataEnds(t *testing.T) {
 	near, far := tlsPair(t)
 	in := newDataReader(far)
 	read := make(chan error, 1)
@@ -123,7 +122,7 @@ func TestRecordReaderEnds(t *testing.T) {
 	if _, err := near.Write(make([]byte, 300<<10)); err != nil {
 		t.Fatal(err)
 	}
-	near.(*tls.Conn).NetConn().Close()
+	near.Close()
 	select {
 	case err := <-read:
 		if err == nil {
