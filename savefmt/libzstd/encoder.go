@@ -4,8 +4,8 @@ package libzstd
 
 /*
 #cgo pkg-config: libzstd
-#cgo noescape compress_block
-#cgo nocallback compress_block
+#cgo noescape compress_parts
+#cgo nocallback compress_parts
 #cgo noescape compress_whole
 #cgo nocallback compress_whole
 #include "shim.h"
@@ -28,6 +28,7 @@ func Version() string { return C.GoString(C.ZSTD_versionString()) }
 type Encoder struct {
 	ctx   *C.ZSTD_CCtx
 	whole bool
+	part  int // bytes of a block that the library makes a block of its own of; 0: it chooses
 }
 
 // Whole tells whether blocks of that level, without long matches, are frames of
@@ -44,11 +45,27 @@ const fastMinMatch = 5
 // FastestLevel is the lowest level of an Encoder: the lower, the faster.
 const FastestLevel = -7
 
-// fastWindowLog bounds the window of level 1 and below, whose table remembers too little
-// to find anything farther back: on that image the output is the same, to a
-// thousandth, and the library's buffer stays in the processor's cache, which
-// takes a tenth off the time.
-const fastWindowLog = 19
+// fastWindowLog bounds the window of the levels below 1, whose table remembers too
+// little to find anything farther back: on that image the output is the same, to a
+// thousandth, and what the library reads stays in the processor's cache, which
+// takes a tenth off the time. Level 1 is given its block part by part, so that the
+// library copies it to a buffer first: there is room for all of it, as to begin
+// anew in that buffer takes 7 % of the time.
+const (
+	fastWindowLog = 19
+	partWindowLog = 20
+)
+
+// partSize is how many bytes become a block inside zstd's frame, with codes of its
+// own for what it has: a guest's memory changes its nature every few pages, and of
+// the library's choice, 128 KiB, not all is alike. Measured: 0.6 % smaller for the
+// benchmark's image and 0.9 % for the memory of a Debian host, in 4 % more time; 32 KiB
+// would bring 1.0 and 1.4 %, in 9 %. From level splitLevel on the library looks by
+// itself for where to split.
+const (
+	partSize   = 64 << 10
+	splitLevel = 16
+)
 
 // tableLog bounds the tables of the levels from boundLevel on: 2^20 entries
 // each. Unbounded, level 22 takes 660 MiB for a connection, and with a window
@@ -68,8 +85,11 @@ type param struct {
 // whose matches reach back up to 1<<windowLog bytes, up to level 1 no more than
 // 1<<fastWindowLog.
 func NewEncoder(level, windowLog int) (*Encoder, error) {
-	if level <= 1 {
+	switch {
+	case level < 1:
 		windowLog = min(windowLog, fastWindowLog)
+	case level == 1:
+		windowLog = min(windowLog, partWindowLog)
 	}
 	e, err := newEncoder(level, windowLog)
 	if err == nil {
@@ -96,6 +116,9 @@ func newEncoder(level, windowLog int, more ...param) (*Encoder, error) {
 		return nil, errors.New("zstd: no memory for an encoder")
 	}
 	e := &Encoder{ctx: ctx}
+	if level >= 1 && level < splitLevel {
+		e.part = partSize
+	}
 	runtime.AddCleanup(e, func(ctx *C.ZSTD_CCtx) { C.ZSTD_freeCCtx(ctx) }, ctx)
 	params := append([]param{{C.ZSTD_c_compressionLevel, level}, {C.ZSTD_c_windowLog, windowLog}}, more...)
 	switch {
@@ -129,10 +152,11 @@ func (e *Encoder) Encode(dst, src []byte) ([]byte, error) {
 	dst = slices.Grow(dst, bound(len(src)))
 	room := dst[n:cap(dst)]
 	var s C.struct_step
-	if e.whole {
+	if e.whole && e.part == 0 {
 		s = C.compress_whole(e.ctx, unsafe.Pointer(&room[0]), C.size_t(len(room)), unsafe.Pointer(&src[0]), C.size_t(len(src)))
 	} else {
-		s = C.compress_block(e.ctx, unsafe.Pointer(&room[0]), C.size_t(len(room)), unsafe.Pointer(&src[0]), C.size_t(len(src)))
+		s = C.compress_parts(e.ctx, unsafe.Pointer(&room[0]), C.size_t(len(room)), unsafe.Pointer(&src[0]), C.size_t(len(src)),
+			C.size_t(e.partOf(len(src))), end(e.whole))
 	}
 	runtime.KeepAlive(e)
 	if err := failure(s.code); err != nil {
@@ -144,14 +168,29 @@ func (e *Encoder) Encode(dst, src []byte) ([]byte, error) {
 	return dst[:n+int(s.made)], nil
 }
 
+// partOf returns the size of the parts of n bytes.
+func (e *Encoder) partOf(n int) int {
+	if e.part == 0 {
+		return n
+	}
+	return e.part
+}
+
+func end(whole bool) C.int {
+	if whole {
+		return 1
+	}
+	return 0
+}
+
 // memory is what the library has taken for it so far, in bytes. It is for
 // tests, which may not use cgo.
 func (e *Encoder) memory() int { return int(C.ZSTD_sizeof_CCtx(e.ctx)) }
 
 // bound is how many bytes n become at worst. The library's figure is for whole
 // frames; 64 more are for the beginning of a frame and for blocks that are cut
-// where the library's buffer ends.
-func bound(n int) int { return int(C.ZSTD_compressBound(C.size_t(n))) + 64 }
+// where the library's buffer ends, and 4 for each part.
+func bound(n int) int { return int(C.ZSTD_compressBound(C.size_t(n))) + 64 + 4*(n/partSize) }
 
 // failure returns the error that a result of libzstd stands for, or nil.
 func failure(code C.size_t) error {

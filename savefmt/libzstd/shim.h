@@ -9,15 +9,19 @@ struct step {
     size_t code; /* what libzstd returned */
 };
 
-static struct step compress_block(ZSTD_CCtx *ctx, void *dst, size_t room, const void *src, size_t len)
+/* Each part becomes a block of the frame, or several. With end the frame ends, and has begun here as well. */
+static struct step compress_parts(ZSTD_CCtx *ctx, void *dst, size_t room, const void *src, size_t len, size_t part, int end)
 {
     ZSTD_outBuffer out = {dst, room, 0};
-    ZSTD_inBuffer in = {src, len, 0};
-    size_t code;
+    ZSTD_inBuffer in = {src, 0, 0};
+    size_t code = end ? ZSTD_CCtx_setPledgedSrcSize(ctx, len) : 0;
 
-    do
-        code = ZSTD_compressStream2(ctx, &out, &in, ZSTD_e_flush);
-    while (!ZSTD_isError(code) && code != 0 && out.pos < out.size);
+    while (code == 0 && in.pos < len) {
+        in.size = len - in.pos > part ? in.pos + part : len;
+        do
+            code = ZSTD_compressStream2(ctx, &out, &in, end && in.size == len ? ZSTD_e_end : ZSTD_e_flush);
+        while (!ZSTD_isError(code) && code != 0 && out.pos < out.size);
+    }
     return (struct step){in.pos, out.pos, code};
 }
 
