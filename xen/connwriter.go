@@ -17,6 +17,9 @@ type frameWriter interface {
 	// unsent returns how many bytes that were written have not yet reached
 	// the other end, 0 where that is not known.
 	unsent() int
+	// arrived returns how many bytes have, since the beginning; 0 where that is not
+	// known.
+	arrived() uint64
 }
 
 // writeFrame makes the link a frameWriter, for DataControl.
@@ -24,6 +27,8 @@ func (l *Link) writeFrame(pieces *net.Buffers) error { return l.write(*pieces...
 
 // unsent: the link is a pipe to another program.
 func (l *Link) unsent() int { return 0 }
+
+func (l *Link) arrived() uint64 { return 0 }
 
 // connWriter writes to a data connection: by writev where it is plain TCP, and
 // in TLS many records at once.
@@ -79,6 +84,18 @@ func (c *connWriter) unsent() int {
 		_ = c.raw.Control(func(fd uintptr) {
 			if v, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ); err == nil {
 				n = v
+			}
+		})
+	}
+	return n
+}
+
+func (c *connWriter) arrived() uint64 {
+	n := uint64(0)
+	if c.raw != nil {
+		_ = c.raw.Control(func(fd uintptr) {
+			if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				n = info.Bytes_acked
 			}
 		})
 	}

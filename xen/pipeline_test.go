@@ -232,6 +232,7 @@ type nullWriter struct{}
 
 func (nullWriter) writeFrame(b *net.Buffers) error { _, err := b.WriteTo(io.Discard); return err }
 func (nullWriter) unsent() int                     { return 0 }
+func (nullWriter) arrived() uint64                 { return 0 }
 
 // benchDomain is a guest whose memory is all alike, mapped at no cost.
 func benchDomain(pages int) *fakeDomain {
@@ -370,6 +371,7 @@ type bufferWriter struct{ bytes.Buffer }
 
 func (w *bufferWriter) writeFrame(b *net.Buffers) error { _, err := b.WriteTo(&w.Buffer); return err }
 func (w *bufferWriter) unsent() int                     { return 0 }
+func (w *bufferWriter) arrived() uint64                 { return 0 }
 
 // TestMethodsChange changes the method from round to round, as the controller
 // may from batch to batch: the other end must follow.

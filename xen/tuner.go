@@ -186,7 +186,6 @@ const slowShare = 0.7
 // linkMeter measures what the link takes, from what was written and what of it
 // has not yet arrived.
 type linkMeter struct {
-	first     time.Time // of all writes
 	begun     time.Time
 	written   int           // bytes in all
 	wrote     time.Duration // writing, all lanes, since begun
@@ -214,8 +213,9 @@ const linkWindow = 20 * time.Millisecond
 // A slow link would take a tenth of a second for the raw pages that the kernel's
 // buffers hold when its speed is first known. So in the first startWindows of
 // them, as long as it is not, a lane that has startMost bytes on their way waits
-// for them, looking every startLook, and if after startTime less than startSlow
-// bytes a second have arrived it makes its next pages smaller.
+// for them, looking every startLook, and if in startTime less than startSlow bytes a
+// second have arrived it makes its next pages smaller. Each wait is measured anew: an
+// end that was slow to begin is no slow link.
 const (
 	startWindows = 5
 	startMost    = 256 << 10
@@ -243,7 +243,7 @@ func (m *linkMeter) due(now time.Time, size int, took time.Duration) bool {
 	m.written += size
 	m.wrote += took
 	if m.begun.IsZero() {
-		m.first, m.begun = now.Add(-took), now.Add(-took)
+		m.begun = now.Add(-took)
 	}
 	return now.Sub(m.begun) >= linkWindow
 }
@@ -299,22 +299,25 @@ func (m *linkMeter) starting() bool { return m.windows < startWindows }
 
 // startsSlowly waits until out has less than startMost on its way, which a link
 // that keeps up brings about, or startTime is over: then it tells whether little
-// of what was written has arrived.
+// has arrived meanwhile.
 func (s *sender) startsSlowly(out frameWriter) bool {
-	t := s.tuner
+	begun, before := time.Now(), s.arrived()
 	for out.unsent() >= startMost {
-		t.mu.Lock()
-		first, written := t.link.first, t.link.written
-		t.mu.Unlock()
-		if first.IsZero() {
-			return false
-		}
-		if took := time.Since(first); took >= startTime {
-			return float64(written-s.unsent()) < startSlow*took.Seconds()
+		if took := time.Since(begun); took >= startTime {
+			return float64(s.arrived()-before) < startSlow*took.Seconds()
 		}
 		time.Sleep(startLook)
 	}
 	return false
+}
+
+// arrived returns how many bytes have reached the other end, on all connections.
+func (s *sender) arrived() uint64 {
+	n := uint64(0)
+	for _, l := range s.lanes {
+		n += l.out.arrived()
+	}
+	return n
 }
 
 // unsent returns how much of what was written is on its way, on all connections.

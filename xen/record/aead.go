@@ -1,6 +1,7 @@
 package record
 
 import (
+	"crypto/aes"
 	"crypto/cipher"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -11,6 +12,18 @@ type goAEAD struct{ cipher.AEAD }
 
 func newChaCha(key []byte) (protection, error) {
 	a, err := chacha20poly1305.New(key)
+	return goAEAD{a}, err
+}
+
+// goLibrary names Go's AES-GCM.
+const goLibrary = "AES-GCM in Go"
+
+func newGoAESGCM(key []byte) (protection, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	a, err := cipher.NewGCM(block)
 	return goAEAD{a}, err
 }
 

@@ -7,15 +7,24 @@ import (
 )
 
 // Library names what does AES-GCM in this program.
-func Library() string { return "libipsec-mb " + ipsecmb.Version() }
+func Library() string {
+	if !ipsecmb.Usable() {
+		return goLibrary
+	}
+	return "libipsec-mb " + ipsecmb.Version()
+}
 
-// cAEAD is AES-GCM in C.
-type cAEAD struct{ *ipsecmb.GCM }
-
+// newAESGCM takes Go's library where the processor is too old for the other.
 func newAESGCM(key []byte) (protection, error) {
+	if !ipsecmb.Usable() {
+		return newGoAESGCM(key)
+	}
 	g, err := ipsecmb.NewGCM(key)
 	return cAEAD{g}, err
 }
+
+// cAEAD is AES-GCM in C.
+type cAEAD struct{ *ipsecmb.GCM }
 
 func (a cAEAD) seal(dst []byte, nonce *[12]byte, header, content []byte, typ byte) []byte {
 	at := len(dst)

@@ -29,6 +29,10 @@ func Version() string { return C.GoString(C.imb_get_version_str()) }
 // read from then on.
 var library = sync.OnceValue(func() *C.IMB_MGR { return C.gcm_library() })
 
+// Usable tells whether the library knows this processor and has found that it
+// computes well. Else there is no GCM.
+func Usable() bool { return library() != nil }
+
 // TagSize is that of the tag, in bytes.
 const TagSize = 16
 
@@ -43,7 +47,7 @@ func NewGCM(key []byte) (*GCM, error) {
 	}
 	mgr := library()
 	if mgr == nil {
-		return nil, errors.New("libipsec-mb does not know this processor, or finds that it miscomputes")
+		return nil, errors.New("libipsec-mb is not usable on this processor")
 	}
 	wide := C.int(0)
 	if len(key) == 32 {
