@@ -307,3 +307,51 @@ func TestLinkFull(t *testing.T) {
 		t.Error("full by figures that are stale")
 	}
 }
+
+// TestLinkStoodStill: an end that stood still at the start looks like a slow link.
+// That is believed for a moment where nothing else says so, and for longer the
+// longer it was seen; and a link that all wait for stays slow.
+func TestLinkStoodStill(t *testing.T) {
+	const slow, fast = 100e6, 2e9 // bytes a second
+	var m linkMeter
+	now := time.Unix(0, 0)
+	window := func(method int, rate float64, unsent int) {
+		m.due(now, 0, 0)
+		now = now.Add(linkWindow)
+		size := int(rate * linkWindow.Seconds())
+		m.due(now, size+unsent, 0)
+		m.sample(now, unsent, 2, method)
+		m.written -= unsent
+	}
+	pass := func(took time.Duration, method int, rate float64, unsent int) {
+		for end := now.Add(took); now.Before(end); {
+			window(method, rate, unsent)
+		}
+	}
+	expect := func(when string, known bool) {
+		t.Helper()
+		if got := m.speed(0, now); math.IsInf(got, 1) == known {
+			t.Errorf("%s, the link is taken for one of %.0f MB/s", when, got/1e6)
+		}
+	}
+	pass(3*linkWindow, 0, slow, backlogBytes)
+	expect("after a moment that was slow", true)
+	pass(linkTrust-linkWindow, 1, slow, 0)
+	expect("soon after", true)
+	pass(2*linkTrust, 1, slow, 0)
+	expect("when nothing has waited for it since", false)
+	window(0, fast, backlogBytes)
+	if got := m.speed(0, now); got < fast/2 {
+		t.Errorf("seen to be fast, it is taken for one of %.0f MB/s: half of that is from before", got/1e6)
+	}
+
+	m = linkMeter{}
+	pass(3*linkWindow, 0, slow, backlogBytes)
+	pass(linkStale-5*linkWindow, 1, slow, backlogBytes)
+	expect("as long as all wait for it", true)
+
+	m = linkMeter{}
+	pass(linkTrust, 0, slow, backlogBytes)
+	pass(4*linkTrust, 1, slow, 0)
+	expect("having been slow for longer", true)
+}

@@ -194,6 +194,7 @@ type linkMeter struct {
 	recent    float64       // bytes a second that were delivered in the last windows
 	mixed     bool          // pages of two methods travel in this window
 	windows   int           // that are over
+	busy      time.Time     // when the link was last what all waited for
 	speeds    [maxMethods]linkSpeed
 }
 
@@ -202,10 +203,27 @@ type linkSpeed struct {
 	best  float64 // bytes a second
 	known bool    // it was what all waited for; else it is faster
 	at    time.Time
+	waits time.Duration // that all waited for it, in how many windows together
 }
 
-// linkStale is how long that is trusted once another method is in use.
-const linkStale = 3 * time.Second
+// What the link took is trusted for linkStale at most once another method is in use.
+// While the link is not what all wait for, it is trusted for no more than trustPerWait
+// of the time in which all did, but for linkTrust in any case: an end that stood still
+// for a moment, for whatever reason, looks like a slow link.
+const (
+	linkStale    = 3 * time.Second
+	linkTrust    = 200 * time.Millisecond
+	trustPerWait = 10
+)
+
+// lapsed tells whether a speed is no longer trusted.
+func (m *linkMeter) lapsed(l *linkSpeed, now time.Time) bool {
+	seen := l.at
+	if m.busy.After(seen) {
+		seen = m.busy
+	}
+	return now.Sub(l.at) > linkStale || now.Sub(seen) > max(linkTrust, trustPerWait*l.waits)
+}
 
 // linkWindow is how long a measurement of the link takes at least.
 const linkWindow = 20 * time.Millisecond
@@ -257,8 +275,14 @@ func (m *linkMeter) sample(now time.Time, unsent, lanes, method int) {
 	backlog := unsent >= backlogBytes
 	busy := backlog && m.backlog || m.wrote.Seconds() > busyShare*window.Seconds()*float64(lanes)
 	l := &m.speeds[method]
-	if now.Sub(l.at) > linkStale {
-		*l = linkSpeed{}
+	if m.lapsed(l, now) {
+		*l = linkSpeed{waits: l.waits}
+	}
+	if busy {
+		m.busy = now
+	}
+	if busy && !m.mixed {
+		l.waits += window
 	}
 	switch {
 	case rate <= 0 || m.mixed:
@@ -279,12 +303,12 @@ func (m *linkMeter) sample(now time.Time, unsent, lanes, method int) {
 // or else the highest of the others. It is infinite while the link was never
 // the limit.
 func (m *linkMeter) speed(method int, now time.Time) float64 {
-	if l := m.speeds[method]; l.known && now.Sub(l.at) <= linkStale {
+	if l := &m.speeds[method]; l.known && !m.lapsed(l, now) {
 		return l.best
 	}
 	highest := 0.0
-	for _, l := range m.speeds {
-		if l.known && now.Sub(l.at) <= linkStale {
+	for i := range m.speeds {
+		if l := &m.speeds[i]; l.known && !m.lapsed(l, now) {
 			highest = max(highest, l.best)
 		}
 	}
