@@ -203,7 +203,7 @@ type linkSpeed struct {
 	best  float64 // bytes a second
 	known bool    // it was what all waited for; else it is faster
 	at    time.Time
-	waits time.Duration // that all waited for it, in how many windows together
+	waits time.Duration // in which all waited for it, all windows together
 }
 
 // What the link took is trusted for linkStale at most once another method is in use.
