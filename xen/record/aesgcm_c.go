@@ -14,9 +14,10 @@ func Library() string {
 	return "libipsec-mb " + ipsecmb.Version()
 }
 
-// newAESGCM takes Go's library where the processor is too old for the other.
+// newAESGCM takes Go's library where the processor is too old for the other, and
+// for AES-256, which two ends that have crypto/tls never agree on.
 func newAESGCM(key []byte) (protection, error) {
-	if !ipsecmb.Usable() {
+	if len(key) != ipsecmb.KeySize || !ipsecmb.Usable() {
 		return newGoAESGCM(key)
 	}
 	g, err := ipsecmb.NewGCM(key)

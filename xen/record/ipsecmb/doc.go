@@ -1,4 +1,4 @@
-// Package ipsecmb does AES-GCM by Intel's Multi-Buffer Crypto for IPsec Library
+// Package ipsecmb does AES-128-GCM by Intel's Multi-Buffer Crypto for IPsec Library
 // (libipsec-mb), through cgo: it uses the processor's widest AES instructions,
 // on AMD's processors too. Package record takes it in the place of Go's library
 // where both the build tag ipsecmb and cgo are set. Without them nothing is in

@@ -33,27 +33,26 @@ var library = sync.OnceValue(func() *C.IMB_MGR { return C.gcm_library() })
 // computes well. Else there is no GCM.
 func Usable() bool { return library() != nil }
 
-// TagSize is that of the tag, in bytes.
-const TagSize = 16
+// Sizes of the key, of AES-128, and of the tag, in bytes.
+const (
+	KeySize = 16
+	TagSize = 16
+)
 
 // GCM is AES-GCM with one key, for one goroutine at a time. Its memory comes
 // from C, and is overwritten and freed when it is collected.
 type GCM struct{ c *C.struct_gcm }
 
-// NewGCM takes a key of 16 or 32 bytes.
+// NewGCM takes a key of KeySize bytes.
 func NewGCM(key []byte) (*GCM, error) {
-	if len(key) != 16 && len(key) != 32 {
+	if len(key) != KeySize {
 		return nil, fmt.Errorf("libipsec-mb: a key of %d bytes", len(key))
 	}
 	mgr := library()
 	if mgr == nil {
 		return nil, errors.New("libipsec-mb is not usable on this processor")
 	}
-	wide := C.int(0)
-	if len(key) == 32 {
-		wide = 1
-	}
-	c := C.gcm_new(mgr, unsafe.Pointer(&key[0]), wide)
+	c := C.gcm_new(mgr, unsafe.Pointer(&key[0]))
 	if c == nil {
 		return nil, errors.New("libipsec-mb: no memory for a key")
 	}

@@ -7,7 +7,6 @@ struct gcm {
 	struct gcm_key_data key; /* the library wants it aligned */
 	struct gcm_context_data ctx;
 	IMB_MGR *mgr;
-	int wide; /* AES-256 */
 };
 
 static IMB_MGR *gcm_library(void)
@@ -25,7 +24,7 @@ static IMB_MGR *gcm_library(void)
 	return mgr;
 }
 
-static struct gcm *gcm_new(IMB_MGR *mgr, const void *key, int wide)
+static struct gcm *gcm_new(IMB_MGR *mgr, const void *key)
 {
 	struct gcm *g = NULL;
 
@@ -33,11 +32,7 @@ static struct gcm *gcm_new(IMB_MGR *mgr, const void *key, int wide)
 		return NULL;
 	memset(g, 0, sizeof(*g));
 	g->mgr = mgr;
-	g->wide = wide;
-	if (wide)
-		IMB_AES256_GCM_PRE(mgr, key, &g->key);
-	else
-		IMB_AES128_GCM_PRE(mgr, key, &g->key);
+	IMB_AES128_GCM_PRE(mgr, key, &g->key);
 	return g;
 }
 
@@ -52,13 +47,6 @@ static void gcm_seal(struct gcm *g, uint8_t *out, const uint8_t *in, uint64_t n,
 {
 	IMB_MGR *m = g->mgr;
 
-	if (g->wide) {
-		IMB_AES256_GCM_INIT(m, &g->key, &g->ctx, nonce, aad, aad_len);
-		IMB_AES256_GCM_ENC_UPDATE(m, &g->key, &g->ctx, out, in, n);
-		IMB_AES256_GCM_ENC_UPDATE(m, &g->key, &g->ctx, out + n, &last, 1);
-		IMB_AES256_GCM_ENC_FINALIZE(m, &g->key, &g->ctx, out + n + 1, 16);
-		return;
-	}
 	IMB_AES128_GCM_INIT(m, &g->key, &g->ctx, nonce, aad, aad_len);
 	IMB_AES128_GCM_ENC_UPDATE(m, &g->key, &g->ctx, out, in, n);
 	IMB_AES128_GCM_ENC_UPDATE(m, &g->key, &g->ctx, out + n, &last, 1);
@@ -73,17 +61,10 @@ static int gcm_open(struct gcm *g, uint8_t *out, const uint8_t *in, uint64_t n,
 	uint8_t last, tag[16], differ = 0;
 	int i;
 
-	if (g->wide) {
-		IMB_AES256_GCM_INIT(m, &g->key, &g->ctx, nonce, aad, aad_len);
-		IMB_AES256_GCM_DEC_UPDATE(m, &g->key, &g->ctx, out, in, n);
-		IMB_AES256_GCM_DEC_UPDATE(m, &g->key, &g->ctx, &last, in + n, 1);
-		IMB_AES256_GCM_DEC_FINALIZE(m, &g->key, &g->ctx, tag, 16);
-	} else {
-		IMB_AES128_GCM_INIT(m, &g->key, &g->ctx, nonce, aad, aad_len);
-		IMB_AES128_GCM_DEC_UPDATE(m, &g->key, &g->ctx, out, in, n);
-		IMB_AES128_GCM_DEC_UPDATE(m, &g->key, &g->ctx, &last, in + n, 1);
-		IMB_AES128_GCM_DEC_FINALIZE(m, &g->key, &g->ctx, tag, 16);
-	}
+	IMB_AES128_GCM_INIT(m, &g->key, &g->ctx, nonce, aad, aad_len);
+	IMB_AES128_GCM_DEC_UPDATE(m, &g->key, &g->ctx, out, in, n);
+	IMB_AES128_GCM_DEC_UPDATE(m, &g->key, &g->ctx, &last, in + n, 1);
+	IMB_AES128_GCM_DEC_FINALIZE(m, &g->key, &g->ctx, tag, 16);
 	for (i = 0; i < 16; i++) /* all of it, whatever the first difference */
 		differ |= tag[i] ^ in[n + 1 + i];
 	return differ ? -1 : last;
