@@ -68,6 +68,10 @@ func TestReaderStops(t *testing.T) {
 		info, err := l.beta.Find(l.context(), "db1")
 		return err == nil && info.State == xen.StateRunning
 	})
+	eventually(t, "the source has destroyed its copy", func() bool { // behind COMMIT, so the guest may run before it
+		domains, err := l.alpha.List(l.context())
+		return err == nil && len(domains) == 1
+	})
 	l.expectAt(l.beta, l.alpha)
 }
 
