@@ -64,20 +64,21 @@ func TestBench(t *testing.T) {
 	if file == "" {
 		t.Skip("a measurement, not a test: run make lab-bench")
 	}
-	rounds := roundsOr(t, 3)
+	rounds, link := roundsOr(t, 3), linkRate()
 	all := map[string]map[string][]result{}
 	var bars []bar.Bar
 	for _, kind := range []string{"pvh", "hvm"} {
 		t.Run(kind, func(t *testing.T) {
 			all[kind] = map[string][]result{}
-			bench(t, kind, rounds, all[kind])
+			bench(t, kind, link, rounds, all[kind])
 			bars = append(bars, totalBars(kind, rounds, all[kind])...)
 		})
 	}
+	fmt.Printf("\nLink between the hosts: %s.\n", link)
 	for kind, results := range all {
 		printResults(kind, results)
 	}
-	conclude(t, file, map[string]any{"results": all, "bars": bars}, bars)
+	conclude(t, file, map[string]any{"link": link, "results": all, "bars": bars}, bars)
 }
 
 // conclude writes all figures to the file, and prints how the bars stand: with
@@ -112,8 +113,9 @@ func roundsOr(t *testing.T, usual int) int {
 	return rounds
 }
 
-func bench(t *testing.T, kind string, rounds int, results map[string][]result) {
+func bench(t *testing.T, kind string, link Link, rounds int, results map[string][]result) {
 	l := Open(t)
+	link.limit(t, l)
 	g := l.CreateGuest(t, l.A, "bench-"+kind, GuestOptions{Type: kind, MemoryMB: 384,
 		Args: []string{"xfg.mem=256", "xfg.workload=hot:4MB/s,set=8MiB", "xfg.net_ms=10"}})
 	from := l.A

@@ -52,27 +52,29 @@ func TestDowntime(t *testing.T) {
 	if file == "" {
 		t.Skip("a measurement, not a test: run make lab-bench-downtime")
 	}
-	rounds := roundsOr(t, 3)
+	rounds, link := roundsOr(t, 3), linkRate()
 	var all []*downtime
 	var bars []bar.Bar
 	for _, kind := range []string{"pvh", "hvm"} {
 		t.Run(kind, func(t *testing.T) {
 			d := &downtime{Type: kind}
 			all = append(all, d)
-			d.measure(t, rounds)
+			d.measure(t, link, rounds)
 			bars = append(bars, d.bars(rounds)...)
 		})
 	}
+	fmt.Printf("\nLink between the hosts: %s.\n", link)
 	for _, d := range all {
 		d.print()
 	}
-	conclude(t, file, map[string]any{"downtimes": all, "bars": bars}, bars)
+	conclude(t, file, map[string]any{"link": link, "downtimes": all, "bars": bars}, bars)
 }
 
 // measure moves one guest to and fro: by stock xl, by stock xl again with its
 // log, which costs it time, and by xenferry.
-func (d *downtime) measure(t *testing.T, rounds int) {
+func (d *downtime) measure(t *testing.T, link Link, rounds int) {
 	l := Open(t)
+	link.limit(t, l)
 	g := l.CreateGuest(t, l.A, "down-"+d.Type, GuestOptions{Type: d.Type, Args: []string{"xfg.mem=64", "xfg.workload=hot:4MB/s,set=8MiB", "xfg.net_ms=10"}})
 	from := l.A
 	for range rounds {
