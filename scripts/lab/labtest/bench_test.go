@@ -172,7 +172,7 @@ func lastTimes(t *testing.T, out string) (began, ended time.Time) {
 // Lines of xl's log between which libxl alone is at work, all but the last of
 // the receiver.
 var libxlMarks = []*regexp.Regexp{
-	regexp.MustCompile(`(?m)^(\d+) migration target: Ready to receive domain`),
+	regexp.MustCompile(`(?m)^(\d+) Loading new save file`), // before, it waits for the sender, over TCP even before that is started
 	regexp.MustCompile(`(?m)^(\d+) .*Restoring domain`), // its helper begins
 	regexp.MustCompile(`(?m)^(\d+) .*Restore successful`),
 	regexp.MustCompile(`(?m)^(\d+) migration target: Transfer complete`),
