@@ -3,9 +3,6 @@ package main
 import (
 	"bytes"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -91,17 +88,12 @@ func reportSpeed(b *testing.B, raw int, start time.Duration) {
 // codecBatches makes an image of size bytes, and returns its pages that are not
 // zero in batches as a connection has them.
 func codecBatches(b *testing.B, size int) (batches [][]byte) {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
+	from, err := image.GoSources()
 	if err != nil {
 		b.Fatal(err)
 	}
-	goroot := strings.TrimSpace(string(out))
 	mem := make([]byte, size)
-	_, err = image.Fill(mem, image.Sources{
-		Binary: []string{filepath.Join(goroot, "bin"), filepath.Join(goroot, "pkg")},
-		Text:   []string{filepath.Join(goroot, "src")},
-	})
-	if err != nil {
+	if _, err = image.Fill(mem, from); err != nil {
 		b.Fatal(err)
 	}
 	const page = 4096

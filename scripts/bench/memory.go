@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -30,15 +28,12 @@ func newImage(dir, qemuTree string, mib int) (*memoryImage, error) {
 	if m.mem, err = mapFile(m.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, int64(mib)<<20); err != nil {
 		return nil, err
 	}
-	out, err := exec.Command("go", "env", "GOROOT").Output()
+	from, err := image.GoSources()
 	if err != nil {
-		return nil, fmt.Errorf("asking go for its folder: %w", err)
+		return nil, err
 	}
-	goroot := strings.TrimSpace(string(out))
-	m.made, err = image.Fill(m.mem, image.Sources{
-		Binary: []string{filepath.Join(goroot, "bin"), filepath.Join(goroot, "pkg"), filepath.Join(qemuTree, "usr/bin"), filepath.Join(qemuTree, "usr/lib")},
-		Text:   []string{filepath.Join(goroot, "src")},
-	})
+	from.Binary = append(from.Binary, filepath.Join(qemuTree, "usr/bin"), filepath.Join(qemuTree, "usr/lib"))
+	m.made, err = image.Fill(m.mem, from)
 	return m, err
 }
 

@@ -29,6 +29,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
+	"strings"
 )
 
 const pageSize = 4096
@@ -59,6 +62,19 @@ var shares = [kinds]int{Zero: 40, Binary: 12, Text: 5, Heap: 32, Packed: 7, Copy
 type Sources struct {
 	Binary []string // programs and libraries: files that begin as ELF does, and Go's archives
 	Text   []string // files whose names end in .go
+}
+
+// GoSources returns the folders of the Go that is installed.
+func GoSources() (Sources, error) {
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return Sources{}, fmt.Errorf("asking go for its folder: %w", err)
+	}
+	root := strings.TrimSpace(string(out))
+	return Sources{
+		Binary: []string{filepath.Join(root, "bin"), filepath.Join(root, "pkg")},
+		Text:   []string{filepath.Join(root, "src")},
+	}, nil
 }
 
 // Summary tells what an image is made of.

@@ -67,8 +67,19 @@ type guest struct {
 	started int64 // bootNs
 	console *console
 	mem     *memory // nil without checked memory
+	still   *still  // nil without memory from the disk
 	disk    counters
 	net     counters
+}
+
+// sweep has all memory verified at once.
+func (g *guest) sweep() {
+	if g.mem != nil {
+		g.mem.worker.SweepNow()
+	}
+	if g.still != nil {
+		g.still.sweep.Store(true)
+	}
 }
 
 // counters are what one device's checker counts.
@@ -102,6 +113,11 @@ func (g *guest) run() error {
 			return err
 		}
 	}
+	if g.params.image > 0 {
+		if g.still, err = newStill(g); err != nil {
+			return err
+		}
+	}
 	go g.beat()
 	if g.params.disk != "" {
 		go g.checkDisk()
@@ -114,7 +130,7 @@ func (g *guest) run() error {
 
 // beat prints a heartbeat every params.beat.
 func (g *guest) beat() {
-	b := xfg.Beat{ID: xfg.FormatID(g.id), MemMB: uint64(g.params.mem >> 20)}
+	b := xfg.Beat{ID: xfg.FormatID(g.id), MemMB: uint64(g.params.mem >> 20), StillMB: uint64(g.params.image >> 20)}
 	last := bootNs()
 	for range time.Tick(g.params.beat) {
 		now := bootNs()
@@ -135,6 +151,10 @@ func (g *guest) count(b *xfg.Beat) {
 	if g.mem != nil {
 		c := g.mem.worker.Counts()
 		b.Writes, b.Verified, b.Sweeps, b.Bad = c.Writes, c.Verified, c.Sweeps, c.Bad
+	}
+	if g.still != nil {
+		b.Still = g.still.verified.Load()
+		b.Bad += g.still.bad.Load()
 	}
 	b.DiskWrites, b.DiskErrs, b.DiskBad = g.disk.done.Load(), g.disk.errs.Load(), g.disk.bad.Load()
 	b.DiskMaxMs = g.disk.maxMs.Load()

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/xenferry/xenferry/xen/memcheck"
 )
@@ -25,13 +22,9 @@ func newMemory(g *guest) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	mem, err := unix.Mmap(-1, 0, int(g.params.mem), unix.PROT_READ|unix.PROT_WRITE,
-		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	mem, err := lockedMemory(g.params.mem)
 	if err != nil {
-		return nil, fmt.Errorf("%d MiB of checked memory: %w", g.params.mem>>20, err)
-	}
-	if err := unix.Mlock(mem); err != nil {
-		return nil, fmt.Errorf("lock the checked memory: %w", err)
+		return nil, err
 	}
 	area, err := memcheck.New(mem, memcheck.Options{Seed: g.id, ZeroShare: memcheck.DefaultZeroShare})
 	if err != nil {

@@ -69,8 +69,8 @@ func (g *guest) hear(conn *net.UDPConn) {
 		if err != nil || p.ID != g.id {
 			continue
 		}
-		if p.Kind == xfg.KindSweep && g.mem != nil {
-			g.mem.worker.SweepNow()
+		if p.Kind == xfg.KindSweep {
+			g.sweep()
 		}
 		if p.Kind != xfg.KindEcho {
 			continue

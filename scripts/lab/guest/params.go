@@ -17,6 +17,9 @@ type params struct {
 	workload string // xfg.workload=uniform:20MB/s: see memcheck.ParseWorkload
 	verify   uint64 // xfg.verify=4MB: verified in a second
 
+	image   int64 // xfg.image=0: MiB of memory that are read from the disk and never written
+	imageAt int64 // xfg.image_at=0: from where on it, in MiB
+
 	disk      string        // xfg.disk=/dev/xvda: disk to write on, none for none
 	diskAt    int64         // xfg.disk_at=0: where on it, in MiB
 	diskEvery time.Duration // xfg.disk_ms=100: a block every so often
@@ -27,7 +30,7 @@ type params struct {
 
 	beat time.Duration // xfg.beat_ms=200
 
-	// xfg.harm=mem:20,disk:30,net:30: damage to be done after so many seconds.
+	// xfg.harm=mem:20,still:20,disk:30,net:30: damage to be done after so many seconds.
 	harm map[string]time.Duration
 }
 
@@ -63,6 +66,10 @@ func (p *params) set(key, value string) (err error) {
 	switch key {
 	case "mem":
 		p.mem, err = parseMiB(value)
+	case "image":
+		p.image, err = parseMiB(value)
+	case "image_at":
+		p.imageAt, err = parseMiB(value)
 	case "workload":
 		p.workload = value
 	case "verify":
@@ -104,8 +111,8 @@ func (p *params) setHarm(value string) error {
 	p.harm = map[string]time.Duration{}
 	for _, one := range strings.Split(value, ",") {
 		what, after, _ := strings.Cut(one, ":")
-		if what != "mem" && what != "disk" && what != "net" {
-			return fmt.Errorf("harm is mem, disk or net")
+		if what != "mem" && what != "still" && what != "disk" && what != "net" {
+			return fmt.Errorf("harm is mem, still, disk or net")
 		}
 		seconds, err := strconv.ParseUint(after, 10, 16)
 		if err != nil {

@@ -124,6 +124,7 @@ func (g *Guest) AssertClean(t testing.TB, h *Host) xfg.Beat {
 	last := g.WaitBeat(t, h, CheckLimit, "with memory, disk and network at work since beat "+fmt.Sprint(first.N), func(b xfg.Beat) bool {
 		return b.TotalBad() > 0 || b.N >= first.N+5 &&
 			b.Verified-first.Verified >= b.MemMB<<20/memcheck.PageSize &&
+			b.Still-first.Still >= b.StillMB<<20/memcheck.PageSize &&
 			(b.MemMB == 0 || b.Writes > first.Writes) &&
 			(!g.hasDisk(b) || b.DiskWrites > first.DiskWrites) &&
 			(!g.hasNet(b) || b.NetTx > first.NetTx && b.NetRx > first.NetRx)

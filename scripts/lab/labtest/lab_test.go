@@ -50,12 +50,12 @@ func TestStockMigrate(t *testing.T) {
 func TestHarmIsSeen(t *testing.T) {
 	Find(t).onceOnly(t)
 	l := Open(t)
-	g := l.CreateGuest(t, l.A, "harm", GuestOptions{Args: []string{"xfg.harm=mem:20,disk:20,net:20"}})
-	g.WaitBeat(t, l.A, CheckLimit, "with bad memory and a bad disk", func(b xfg.Beat) bool {
-		return b.Bad > 0 && b.DiskBad > 0
+	g := l.CreateGuest(t, l.A, "harm", GuestOptions{Args: []string{"xfg.image=8 xfg.harm=mem:20,still:20,disk:20,net:20"}})
+	g.WaitBeat(t, l.A, CheckLimit, "with bad memory of both kinds and a bad disk", func(b xfg.Beat) bool {
+		return b.Bad > 1 && b.DiskBad > 0
 	})
 	alarms := g.Alarms(t)
-	for _, want := range []string{xfg.BadWord + " memory: ", xfg.BadWord + " disk: ", "packets twice or late"} {
+	for _, want := range []string{xfg.BadWord + " memory: ", xfg.BadWord + " memory that nobody writes: ", xfg.BadWord + " disk: ", "packets twice or late"} {
 		if !slices.ContainsFunc(alarms, func(a string) bool { return strings.Contains(a, want) }) {
 			t.Errorf("no alarm with %q; all there are: %q", want, alarms)
 		}

@@ -33,19 +33,21 @@ type Beat struct {
 	Writes   uint64 `xfg:"writes"`   // pages of checked memory written
 	Verified uint64 `xfg:"verified"` // pages of checked memory found whole
 	Sweeps   uint64 `xfg:"sweeps"`   // times that all checked memory was verified
-	Bad      uint64 `xfg:"bad"`      // pages of checked memory found damaged
+	Bad      uint64 `xfg:"bad"`      // pages of checked memory found damaged, and MiB of the still memory
+	Still    uint64 `xfg:"still"`    // pages that nobody writes found whole
 
 	DiskWrites uint64 `xfg:"disk_w"`   // blocks written, read back and found whole
 	DiskErrs   uint64 `xfg:"disk_err"` // requests that failed, and were repeated
 	DiskBad    uint64 `xfg:"disk_bad"` // blocks lost, damaged, or written by another
 	DiskMaxMs  int64  `xfg:"disk_max_ms"`
 
-	NetTx   uint64 `xfg:"net_tx"`  // packets sent
-	NetRx   uint64 `xfg:"net_rx"`  // answers heard
-	NetErrs uint64 `xfg:"net_err"` // packets that could not be sent, and were repeated
-	NetBad  uint64 `xfg:"net_bad"` // answers to packets that this guest never sent
-	Dropped uint64 `xfg:"dropped"` // lines that the console did not take
-	MemMB   uint64 `xfg:"mem_mb"`  // checked memory
+	NetTx   uint64 `xfg:"net_tx"`   // packets sent
+	NetRx   uint64 `xfg:"net_rx"`   // answers heard
+	NetErrs uint64 `xfg:"net_err"`  // packets that could not be sent, and were repeated
+	NetBad  uint64 `xfg:"net_bad"`  // answers to packets that this guest never sent
+	Dropped uint64 `xfg:"dropped"`  // lines that the console did not take
+	MemMB   uint64 `xfg:"mem_mb"`   // checked memory
+	StillMB uint64 `xfg:"still_mb"` // memory that nobody writes
 }
 
 // TotalBad is the number of all proofs of damage or of a second copy.
