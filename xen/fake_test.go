@@ -104,7 +104,13 @@ type fakeDomain struct {
 	types  map[uint64]PageType
 	dirty  Bitmap
 	rnd    *rand.Rand
-	writes int // pages changed between two rounds
+	writes int    // pages changed between two rounds
+	more   uint64 // pages that came since
+	// clean and stop, if set, are called before a round's log is read, with how
+	// often that was, and before the guest stops.
+	clean  func(times int)
+	stop   func()
+	cleans int
 	looked sync.RWMutex
 
 	state     RunState
@@ -145,11 +151,21 @@ func (d *fakeDomain) work() {
 	}
 }
 
+// balloon gives pfn a page, and writes it, which no log says.
+func (d *fakeDomain) balloon(pfn uint64) {
+	d.looked.Lock()
+	defer d.looked.Unlock()
+	d.scribble(pfn)
+	d.dirty.Clear(pfn)
+	delete(d.types, pfn)
+	d.more++
+}
+
 func (d *fakeDomain) Info(ctx context.Context) (DomainInfo, error) {
 	if d.due {
 		d.due, d.state = false, StateSuspended
 	}
-	return DomainInfo{Domid: 3, Name: d.name, UUID: "u", Type: TypeSim, State: d.state, MemKiB: uint64(len(d.mem) / 1024)}, d.h.enter(ctx, "Info")
+	return DomainInfo{Domid: 3, Name: d.name, UUID: "u", Type: TypeSim, State: d.state, MemKiB: uint64(len(d.mem)/1024) + d.more*PageSize/1024}, d.h.enter(ctx, "Info")
 }
 func (d *fakeDomain) Config(ctx context.Context) ([]byte, error) {
 	return []byte(`{"name":"db1"}`), d.h.enter(ctx, "Config")
@@ -185,6 +201,9 @@ func (d *fakeDomain) CleanDirty(ctx context.Context, bm Bitmap, final bool) (Dir
 	}
 	if !final {
 		d.work() // what it wrote while the round was sent
+		if d.cleans++; d.clean != nil {
+			d.clean(d.cleans)
+		}
 	}
 	d.looked.Lock()
 	defer d.looked.Unlock()
@@ -224,7 +243,9 @@ func (d *fakeDomain) Suspend(ctx context.Context) error {
 		d.due = true
 		return errors.New("the answer to the request is lost")
 	}
-	d.work()
+	if d.work(); d.stop != nil {
+		d.stop()
+	}
 	d.state, d.stoppedAt = StateSuspended, time.Now()
 	return nil
 }

@@ -13,10 +13,15 @@ import (
 
 // copyLive runs rounds while the guest runs. round deals with the pages in
 // dirty, end takes its figures and tells whether that was enough. The pages
-// that the last CleanDirty found are left in dirty.
-func copyLive(ctx context.Context, dom Domain, dirty Bitmap, round func(context.Context) (RoundStats, error), end func(RoundStats) (enough bool)) error {
+// that the last CleanDirty found are left in dirty. note is told when all pages
+// have to be sent anew, whatever is enough.
+func copyLive(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, round func(context.Context) (RoundStats, error), end func(RoundStats) (enough bool), note func(string)) error {
 	for {
 		stats, err := round(ctx)
+		if err != nil {
+			return err
+		}
+		resized, err := size.changed(ctx)
 		if err != nil {
 			return err
 		}
@@ -24,8 +29,12 @@ func copyLive(ctx context.Context, dom Domain, dirty Bitmap, round func(context.
 		if err != nil {
 			return err
 		}
-		stats.Dirty = found.Dirty
-		if end(stats) {
+		if stats.Dirty = found.Dirty; resized != "" {
+			note(resized + ": all of it is sent again")
+			dirty.SetAll(dom.Pages())
+			stats.Dirty = dom.Pages()
+		}
+		if enough := end(stats); enough && resized == "" {
 			return nil
 		}
 	}
@@ -33,7 +42,10 @@ func copyLive(ctx context.Context, dom Domain, dirty Bitmap, round func(context.
 
 // addLast adds to dirty what the guest, now suspended, has written since the
 // last live round, which is the last of rounds.
-func addLast(ctx context.Context, dom Domain, dirty Bitmap, rounds []RoundStats) error {
+func addLast(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, rounds []RoundStats) error {
+	if err := size.unchanged(ctx); err != nil {
+		return err
+	}
 	late := NewBitmap(dom.Pages())
 	found, err := dom.CleanDirty(ctx, late, true)
 	if err != nil {

@@ -119,6 +119,7 @@ type save struct {
 	packer  *savefmt.Packer // nil for a stock file
 	writer  *savefmt.Writer
 	dirty   Bitmap
+	size    *sizeWatch // of a live save
 	entries []savefmt.StockPage
 	again   bool       // the pages that are written are the second copy
 	told    wireSample // last progress
@@ -380,6 +381,10 @@ func (s *save) startLogDirty(ctx context.Context) error {
 		return err
 	}
 	s.touched = true
+	var err error
+	if s.size, err = watchSize(ctx, s.dom); err != nil {
+		return err
+	}
 	return s.dom.StartLogDirty(ctx)
 }
 
