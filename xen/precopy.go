@@ -21,7 +21,7 @@ func copyLive(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, ro
 		if err != nil {
 			return err
 		}
-		resized, err := size.changed(ctx)
+		grown, err := size.grown(ctx)
 		if err != nil {
 			return err
 		}
@@ -29,12 +29,12 @@ func copyLive(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, ro
 		if err != nil {
 			return err
 		}
-		if stats.Dirty = found.Dirty; resized != "" {
-			note(resized + ": all of it is sent again")
+		if stats.Dirty = found.Dirty; grown != "" {
+			note(grown + ": all of it is sent again")
 			dirty.SetAll(dom.Pages())
 			stats.Dirty = dom.Pages()
 		}
-		if enough := end(stats); enough && resized == "" {
+		if enough := end(stats); enough && grown == "" {
 			return nil
 		}
 	}
@@ -43,7 +43,7 @@ func copyLive(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, ro
 // addLast adds to dirty what the guest, now suspended, has written since the
 // last live round, which is the last of rounds.
 func addLast(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, rounds []RoundStats) error {
-	if err := size.unchanged(ctx); err != nil {
+	if err := size.settled(ctx); err != nil {
 		return err
 	}
 	late := NewBitmap(dom.Pages())

@@ -28,7 +28,7 @@ func TestBallooned(t *testing.T) {
 	if m.dom.types[600] != PageNormal || bytes.Count(m.dst.in.mem[600*PageSize:][:PageSize], []byte{0xA5}) > PageSize/2 {
 		t.Error("pfn 600 did not come")
 	}
-	want := "the guest's memory went from 4000 to 4004 KiB while it was copied: all of it is sent again"
+	want := "the guest's memory grew from 4000 to 4004 KiB while it was copied: all of it is sent again"
 	if len(notes) != 1 || notes[0] != want {
 		t.Errorf("notes: %q", notes)
 	}
@@ -50,7 +50,7 @@ func TestBalloonedLate(t *testing.T) {
 	m.dom.stop = func() { m.dom.balloon(600) }
 	m.run(t.Context(), t)
 	m.expectAtSource(t)
-	if !strings.Contains(m.srcErr.Error(), "from 4000 to 4004 KiB while it was copied, just before it was suspended") {
+	if !strings.Contains(m.srcErr.Error(), "grew from 4000 to 4004 KiB while it was copied, just before it was suspended") {
 		t.Error(m.srcErr)
 	}
 }
@@ -62,7 +62,7 @@ func TestBalloonedForEver(t *testing.T) {
 	m.dom.clean = func(int) { m.dom.balloon(600) }
 	m.run(t.Context(), t)
 	m.expectAtSource(t)
-	if !strings.Contains(m.srcErr.Error(), "change number 6") || len(m.report.Rounds) > 10 {
+	if !strings.Contains(m.srcErr.Error(), "for the 6th time") || len(m.report.Rounds) > 10 {
 		t.Errorf("%d rounds: %v", len(m.report.Rounds), m.srcErr)
 	}
 }

@@ -93,17 +93,24 @@ func (m *Mapping) Unmap() error {
 	return check(rc, err, "unmap guest pages", NoDomid)
 }
 
-// Populate gives the domain an extent of 2^order pages at each of pfns: all of
-// them, or an error (EBUSY where memory has run out), after which some may be
-// there. The domain's limit and the host's free memory bound it. A new page holds
-// anything. Doing it twice for one pfn loses the first page.
-func (h *Handle) Populate(domid uint32, order uint, pfns []uint64) error {
+// Populate gives the domain an extent of 2^order pages at each of pfns, and
+// returns at how many of them, from the first on: all, or there is an error too
+// (EBUSY where memory has run out). The domain's limit and the host's free memory
+// bound it. A new page holds anything. Doing it twice for one pfn loses the first
+// page.
+func (h *Handle) Populate(domid uint32, order uint, pfns []uint64) (int, error) {
 	if len(pfns) == 0 {
-		return nil
+		return 0, nil
 	}
-	rc, err := C.xc_domain_populate_physmap_exact(h.xch, C.uint32_t(domid), C.ulong(len(pfns)),
+	rc, err := C.xc_domain_populate_physmap(h.xch, C.uint32_t(domid), C.ulong(len(pfns)),
 		C.uint(order), 0, (*C.xen_pfn_t)(unsafe.Pointer(&pfns[0])))
-	return check(rc, err, fmt.Sprintf("populate %d extents of order %d", len(pfns), order), domid)
+	if int(rc) == len(pfns) {
+		return len(pfns), nil
+	}
+	if rc >= 0 {
+		err = syscall.EBUSY
+	}
+	return max(int(rc), 0), failed(fmt.Sprintf("populate %d extents of order %d", len(pfns), order), domid, err)
 }
 
 // Release takes the pages pfns away from the domain. They are nobody's then.

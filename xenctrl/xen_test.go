@@ -95,7 +95,7 @@ func TestXenNoDomain(t *testing.T) {
 		"DisableLogDirty":  func() error { return h.DisableLogDirty(absent) },
 		"DirtyStats":       func() error { _, err := h.DirtyStats(absent); return err },
 		"PageTypes":        func() error { return PageTypes(h, absent, pfn, make([]uint8, 1)) },
-		"Populate":         func() error { return h.Populate(absent, 0, pfn) },
+		"Populate":         func() error { _, err := h.Populate(absent, 0, pfn); return err },
 		"ClearPages":       func() error { return h.ClearPages(absent, 0, 1) },
 		"HVMContext":       func() error { _, err := h.HVMContext(absent); return err },
 		"SetHVMContext":    func() error { return h.SetHVMContext(absent, []byte{1}) },
@@ -180,7 +180,7 @@ func TestXenLimits(t *testing.T) {
 	if _, err := log.Peek(make([]uint64, 16)); !errors.Is(err, unix.EBADF) {
 		t.Errorf("use after close: %v, want EBADF", err)
 	}
-	if err := errors.Join(m.Unmap(), PageTypes(h, absent, nil, []uint8(nil)), h.Populate(absent, 0, nil)); err != nil {
+	if err := errors.Join(m.Unmap(), PageTypes(h, absent, nil, []uint8(nil)), h.Release(absent, nil)); err != nil {
 		t.Errorf("nothing to do: %v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 type inMapping struct {
 	view  xenctrl.Mapping
 	fresh []uint64 // pfns to be populated
+	gone  []uint64 // pfns that had a page, and have none any more
 	data  []uint64 // pfns to be mapped
 	at    []int    // where in the batch each of data stands
 }
@@ -30,14 +31,17 @@ func (in *incoming) Map(b *xen.Batch) error {
 	if !ok {
 		m = &inMapping{
 			fresh: make([]uint64, 0, xen.BatchPages),
+			gone:  make([]uint64, 0, xen.BatchPages),
 			data:  make([]uint64, 0, xen.BatchPages),
 			at:    make([]int, 0, xen.BatchPages),
 		}
 		b.Mapping = m
 	}
 	err := in.give(b, m)
-	if errors.Is(err, xen.ErrNoMemory) && !in.supers.off.Swap(true) {
-		// What was populated ahead may be what is missing now.
+	if errors.Is(err, xen.ErrNoMemory) {
+		// What was populated ahead may be what is missing now. If another batch
+		// is giving it back at this moment, this one waits for that.
+		in.supers.off.Store(true)
 		if err = in.releaseAhead(); err == nil {
 			err = in.give(b, m)
 		}
@@ -68,16 +72,21 @@ func (in *incoming) give(b *xen.Batch, m *inMapping) error {
 	if err := in.sort(b, m); err != nil {
 		return err
 	}
+	if err := in.release(m.gone); err != nil {
+		return err
+	}
 	return in.populate(m.fresh)
 }
 
-// sort finds what must be populated and what mapped.
+// sort finds what must be populated, what mapped and what given back: a guest
+// whose balloon grows while it is copied has no use for those pages, and would get
+// no others.
 func (in *incoming) sort(b *xen.Batch, m *inMapping) error {
 	if len(b.PFNs) > xen.BatchPages {
 		return fmt.Errorf("domain %d: batch of %d pages, over the limit of %d", in.hello.domid, len(b.PFNs), xen.BatchPages)
 	}
 	taken := in.taken.Load() // up to four pfns
-	m.fresh, m.data, m.at = m.fresh[:0], m.data[:0], m.at[:0]
+	m.fresh, m.gone, m.data, m.at = m.fresh[:0], m.gone[:0], m.data[:0], m.at[:0]
 	for i, pfn := range b.PFNs {
 		t := b.Types[i]
 		switch {
@@ -94,6 +103,8 @@ func (in *incoming) sort(b *xen.Batch, m *inMapping) error {
 		}
 		if t.Populated() {
 			in.supers.ahead.remove(pfn)
+		} else if in.populated.has(pfn) && (taken == nil || !slices.Contains(*taken, pfn)) {
+			m.gone = append(m.gone, pfn)
 		}
 		if t.HasData() {
 			if taken != nil && slices.Contains(*taken, pfn) {
@@ -138,7 +149,7 @@ func (in *incoming) populateSuper(n uint64) {
 			return
 		}
 	}
-	if in.h.xc.Populate(in.hello.domid, superOrder, []uint64{first}) != nil {
+	if _, err := in.h.xc.Populate(in.hello.domid, superOrder, []uint64{first}); err != nil {
 		return
 	}
 	in.supers.made.Add(1)
@@ -147,17 +158,14 @@ func (in *incoming) populateSuper(n uint64) {
 }
 
 func (in *incoming) populateSmall(pfns []uint64) error {
-	err := in.h.xc.Populate(in.hello.domid, 0, pfns)
+	done, err := in.h.xc.Populate(in.hello.domid, 0, pfns)
+	for _, pfn := range pfns[:done] {
+		in.populated.add(pfn)
+	}
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOMEM) {
 		return fmt.Errorf("%w: domain %d has reached its limit, or the host the end of its memory: %w", xen.ErrNoMemory, in.hello.domid, err)
 	}
-	if err != nil {
-		return err
-	}
-	for _, pfn := range pfns {
-		in.populated.add(pfn)
-	}
-	return nil
+	return err
 }
 
 // releaseAhead gives back what was populated ahead and has not come.
@@ -167,14 +175,22 @@ func (in *incoming) releaseAhead() error {
 	pfns := in.supers.ahead.all()
 	for len(pfns) > 0 {
 		n := min(len(pfns), xenctrl.MaxBatchPages)
-		if err := in.h.xc.Release(in.hello.domid, pfns[:n]); err != nil {
+		if err := in.release(pfns[:n]); err != nil {
 			return err
 		}
-		for _, pfn := range pfns[:n] {
-			in.populated.remove(pfn)
-			in.supers.ahead.remove(pfn)
-		}
 		pfns = pfns[n:]
+	}
+	return nil
+}
+
+// release gives back the pages of pfns.
+func (in *incoming) release(pfns []uint64) error {
+	if err := in.h.xc.Release(in.hello.domid, pfns); err != nil {
+		return err
+	}
+	for _, pfn := range pfns {
+		in.populated.remove(pfn)
+		in.supers.ahead.remove(pfn)
 	}
 	return nil
 }
