@@ -31,11 +31,13 @@ func TestLiveShort(t *testing.T) {
 		}
 		return d.TotPages
 	}
+	in.mustGive(t, in.spec.Pages/2, 100, 1, xen.PageXAlloc) // so that a batch finds room for a part of it
 	d, err := in.h.xc.Domain(in.Domid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	base, blocks := d.TotPages, (d.MaxPages-d.TotPages)/superPages
+	t.Logf("%d pages of %d, and %d superpages", base, d.MaxPages, blocks)
 	for n := range blocks {
 		in.mustGive(t, n*superPages, superPages/2, 1, xen.PageXAlloc)
 	}
