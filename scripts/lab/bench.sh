@@ -4,6 +4,7 @@
 # and writes build/lab-bench.json. Root; leave the machine alone.
 #
 #   XENFERRY_LAB_ROUNDS=N   how often each (3)
+#   XENFERRY_LAB_LINK=RATE  the link between the hosts, as tc has it (10mbit); "off" for as fast as the emulator has it
 #   CHECK=1                 fails where a bar is missed
 set -euo pipefail
 dir=$(cd "$(dirname "$0")" && pwd)

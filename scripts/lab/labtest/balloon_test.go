@@ -30,7 +30,7 @@ func TestBallooned(t *testing.T) {
 		note string
 	}{{balloonFull, "the guest's memory grew from "}, {balloonSmall, ""}} {
 		g.AssertClean(t, from)
-		m := g.Start(t, from, "--bandwidth-limit 4M --compress off")
+		m := g.Start(t, from, "--bandwidth-limit 40M --compress off")
 		m.AwaitPhase(t, "copy")
 		from.Must(t, fmt.Sprintf("xl mem-set %s %d", g.Name, c.to))
 		if c.note != "" {
