@@ -163,9 +163,20 @@ func (in *incoming) populateSmall(pfns []uint64) error {
 		in.populated.add(pfn)
 	}
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOMEM) {
-		return fmt.Errorf("%w: domain %d has reached its limit, or the host the end of its memory: %w", xen.ErrNoMemory, in.hello.domid, err)
+		return fmt.Errorf("%w: %w", in.short(), err)
 	}
 	return err
+}
+
+// short says which memory has run out. libxl limits the domain to what the guest
+// was to have when its configuration was read.
+func (in *incoming) short() error {
+	d, err := in.h.xc.Domain(in.hello.domid)
+	if err == nil && d.TotPages >= d.MaxPages {
+		return fmt.Errorf("%w: domain %d has all of the %d MiB that the guest was to have when the migration began, and needs more",
+			xen.ErrNoMemory, in.hello.domid, d.MaxPages*xen.PageSize>>20)
+	}
+	return fmt.Errorf("%w: the host has no more for domain %d", xen.ErrNoMemory, in.hello.domid)
 }
 
 // releaseAhead gives back what was populated ahead and has not come.
