@@ -79,8 +79,8 @@ bench-peers: ## xenferry and QEMU 10 side by side on shaped links (root; about 2
 lab-test: ## real Xen: build the lab once, boot pairs of hosts, run the tests (root; some hours)
 	scripts/lab/test.sh
 
-lab-test-long: ## real Xen: saves that end in the middle; PV without shadow paging; the cuts of lab-test against stock xl (root; half an hour)
-	XENFERRY_LAB_LONG=1 scripts/lab/test.sh -run 'TestPVStopped|TestHelperEnds|TestKillsStock' 4.17+4.17
+lab-test-long: ## real Xen: saves that end in the middle; PV without shadow paging; a guest whose balloon moves; the cuts of lab-test against stock xl (root; three quarters of an hour)
+	XENFERRY_LAB_LONG=1 scripts/lab/test.sh -run 'TestPVStopped|TestHelperEnds|TestBallooned|TestKillsStock' 4.17+4.17
 
 lab-bench: ## real Xen: the total time of xl migrate and xenferry migrate side by side; CHECK=1 fails where a bar is missed (root)
 	scripts/lab/bench.sh

@@ -21,6 +21,7 @@ const (
 // gives some back: it arrives whole, and with as much as it has then. One that is
 // given more than the destination knows of stays.
 func TestBallooned(t *testing.T) {
+	longOnly(t)
 	Find(t).onceOnly(t)
 	const options = "--bandwidth-limit 40M --compress off"
 	l := Open(t)
@@ -46,21 +47,23 @@ func TestBallooned(t *testing.T) {
 	m.Await(t, "note of its growth", func(e xen.Event) bool {
 		return e.Kind == xen.EventNote && strings.Contains(e.Text, "the guest's memory grew from ")
 	})
-	g.arrives(t, m, l.B, balloonFull)
+	g.arrives(t, m, l.B, balloonFull, fmt.Sprintf("xl sched-credit2 -d %s -c 0", g.Name)) // the configuration had that cap
 
 	m = g.Start(t, l.B, options)
 	m.AwaitPhase(t, "copy")
 	l.B.Must(t, fmt.Sprintf("xl mem-set %s %d", g.Name, balloonSmall))
 	g.awaitSize(t, l.B, balloonSmall)
-	g.arrives(t, m, l.A, balloonSmall)
+	g.arrives(t, m, l.A, balloonSmall, "true")
 }
 
-// arrives waits until the guest runs on h, whole and of that size.
-func (g *Guest) arrives(t testing.TB, m *Migration, h *Host, mib int) {
+// arrives waits until the guest runs on h, gives a command there, and expects that
+// the guest is whole and of that size.
+func (g *Guest) arrives(t testing.TB, m *Migration, h *Host, mib int, then string) {
 	t.Helper()
 	if code, _, stderr := m.End(t); code != 0 {
 		t.Fatalf("exit code %d: %s", code, stderr)
 	}
+	h.Must(t, then)
 	var size int
 	if _, err := fmt.Sscan(h.Must(t, "xl list "+g.Name+" | awk 'END { print $3 }'"), &size); err != nil {
 		t.Fatal(err)
