@@ -104,6 +104,9 @@ func (l *lane) prepareJobs(ctx context.Context, cur *cursor, round uint32, flags
 			}
 			continue
 		}
+		for len(ready) == cap(ready) && l.s.ahead.look() {
+			// The writer has enough to do.
+		}
 		ready <- j
 	}
 }

@@ -24,6 +24,7 @@ type sender struct {
 	limit       *RateLimit
 	gate        *gate
 	skip        SkipRule
+	ahead       *lookahead // what lanes do while the link has no time for pages; nil: nothing. Written between rounds
 
 	ofPages atomic.Uint64 // in this round
 	round   atomic.Int64

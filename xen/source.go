@@ -205,9 +205,8 @@ func (s *source) startLogDirty(ctx context.Context) error {
 }
 
 // copyAll sends every page once, and more rounds until the policy says stop.
-// Where most pfns have no page, those are looked at last, while the destination
-// builds the devices: a small guest has a million of them below 4 GiB, and Xen
-// takes its time for each.
+// Where most pfns have no page, those are looked at while the link is busy, and
+// what is left of them last, while the destination builds the devices.
 func (s *source) copyAll(ctx context.Context) error {
 	likely, err := s.likely(ctx)
 	switch {
@@ -217,17 +216,17 @@ func (s *source) copyAll(ctx context.Context) error {
 		return s.copyLive(ctx)
 	}
 	rest := s.dirty
-	s.dirty = likely
+	for i, word := range likely {
+		rest[i] &^= word
+	}
+	s.dirty, s.pages.ahead = likely, newLookahead(s.dom, rest)
 	stats, err := s.liveRound(ctx)
 	if err != nil {
 		return err
 	}
 	stats.Part = true
 	s.endRound(stats)
-	for i, word := range likely {
-		rest[i] &^= word
-	}
-	s.dirty, s.firstLook = rest, true
+	s.dirty, s.pages.ahead, s.firstLook = rest, nil, true
 	return s.copyLive(ctx)
 }
 
