@@ -221,6 +221,27 @@ func parseState(t testing.TB, h *Host, out string) *xfg.State {
 	return &s
 }
 
+// heardLately is how old a guest's last packet may be that is heard all the time.
+const heardLately = 500 * time.Millisecond
+
+// MarkHeard marks when both listeners hear the guest: it is silent while it verifies
+// all its memory, and a silence across a mark counts from its beginning.
+func (g *Guest) MarkHeard(t testing.TB) {
+	t.Helper()
+	for end := time.Now().Add(CheckLimit); time.Now().Before(end); {
+		began := time.Now()
+		if !slices.ContainsFunc(g.Lab.heard(t, "state"), func(s *xfg.State) bool {
+			f := s.Flow(g.ID)
+			return f == nil || s.NowMs-f.LastMs > heardLately.Milliseconds()
+		}) {
+			g.Lab.Mark(t)
+			return
+		}
+		rest(began)
+	}
+	t.Fatalf("%s is not heard by both hosts all the time", g.Name)
+}
+
 // Pause is how long a guest was away in a time, as seen from three sides.
 type Pause struct {
 	Beats   time.Duration // largest time between two heartbeats, by the guest's CLOCK_BOOTTIME

@@ -142,7 +142,7 @@ func (g *Guest) measure(t *testing.T, from *Host, w way) result {
 	}
 	installTCP(t, from, to, receive)
 	before := g.AssertClean(t, from)
-	g.Lab.Mark(t)
+	g.MarkHeard(t)
 	command := fmt.Sprintf("%s %s %s", w.command, g.Name, to.Name)
 	if w.stock {
 		command = "{ " + command + " 2>&1; echo \"exit code $?\"; } | listen stamp > /tmp/xl-send.log"

@@ -86,7 +86,7 @@ func (d *downtime) measure(t *testing.T, link Link, rounds int) {
 		from = l.Other(from)
 
 		before := g.AssertClean(t, from)
-		l.Mark(t)
+		g.MarkHeard(t)
 		installTCP(t, from, l.Other(from), ferryReceive)
 		report := g.Ferry(t, from, overTCP)
 		from = l.Other(from)
