@@ -37,6 +37,7 @@ type incoming struct {
 	qemu      *qemu        // a quiet one, once it has been given its state
 	populated *pageSet     // pfns that have memory
 	supers    *superpages
+	limit     uint64                   // in pages, that libxl had set; 0 if it is in force
 	params    hvmParams                // that the devices were built with, by Prepare
 	taken     atomic.Pointer[[]uint64] // pfns that the devices use: not written any more
 
@@ -165,10 +166,40 @@ func (in *incoming) meetHelper(ctx context.Context) error {
 	if d.UUID != in.uuid || d.Flags.HVM() == (in.spec.Type == xen.TypePV) {
 		return fmt.Errorf("domain %d, which libxl says it has made, is not the guest", hi.domid)
 	}
+	if in.spec.Type != xen.TypePV {
+		if d.MaxPages, err = in.raiseLimit(d.MaxPages); err != nil {
+			return err
+		}
+	}
 	if pages := min(in.spec.MemKiB/(xen.PageSize/1024), d.MaxPages); pages > d.TotPages {
 		return in.claim(pages)
 	}
 	return nil
+}
+
+// sparePages is what libxl allows a domain beyond its memory (LIBXL_MAXMEM_CONSTANT
+// of tools/libs/light/libxl_internal.h: 1 MiB).
+const sparePages = 1 << 20 / xen.PageSize
+
+// raiseLimit lets the domain have what the guest has: libxl limits it to the target
+// of the guest's balloon, which may still be on its way there. It returns the limit
+// in pages. Finish takes it back.
+func (in *incoming) raiseLimit(limit uint64) (uint64, error) {
+	need := in.spec.MemKiB/(xen.PageSize/1024) + sparePages
+	if need <= limit {
+		return limit, nil
+	}
+	in.limit = limit
+	return need, in.h.xc.SetMaxMem(in.hello.domid, need*(xen.PageSize/1024))
+}
+
+// restoreLimit is what raiseLimit did undone: Xen gives the guest no more than its
+// target, and takes nothing away.
+func (in *incoming) restoreLimit() error {
+	if in.limit == 0 {
+		return nil
+	}
+	return in.h.xc.SetMaxMem(in.hello.domid, in.limit*(xen.PageSize/1024))
 }
 
 // claim sets the guest's memory aside, so that of two guests that arrive at
@@ -280,6 +311,9 @@ func (in *incoming) Finish(ctx context.Context, recs []savefmt.Record) error {
 		err = in.finishPrepared(ctx, s)
 	} else {
 		err = in.finishNew(ctx, s)
+	}
+	if err == nil {
+		err = in.restoreLimit()
 	}
 	in.finished = err == nil
 	return err
