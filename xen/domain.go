@@ -126,4 +126,7 @@ type Incoming interface {
 // DirtyStats is what one CleanDirty found.
 type DirtyStats struct {
 	Dirty uint64 // pages in the bitmap
+	// MemKiB is the memory that the guest had just before; 0 where it has always
+	// the same.
+	MemKiB uint64
 }

@@ -161,11 +161,13 @@ func (d *fakeDomain) balloon(pfn uint64) {
 	d.more++
 }
 
+func (d *fakeDomain) kib() uint64 { return uint64(len(d.mem)/1024) + d.more*PageSize/1024 }
+
 func (d *fakeDomain) Info(ctx context.Context) (DomainInfo, error) {
 	if d.due {
 		d.due, d.state = false, StateSuspended
 	}
-	return DomainInfo{Domid: 3, Name: d.name, UUID: "u", Type: TypeSim, State: d.state, MemKiB: uint64(len(d.mem)/1024) + d.more*PageSize/1024}, d.h.enter(ctx, "Info")
+	return DomainInfo{Domid: 3, Name: d.name, UUID: "u", Type: TypeSim, State: d.state, MemKiB: d.kib()}, d.h.enter(ctx, "Info")
 }
 func (d *fakeDomain) Config(ctx context.Context) ([]byte, error) {
 	return []byte(`{"name":"db1"}`), d.h.enter(ctx, "Config")
@@ -199,6 +201,7 @@ func (d *fakeDomain) CleanDirty(ctx context.Context, bm Bitmap, final bool) (Dir
 	if err := d.h.enter(ctx, "CleanDirty"); err != nil {
 		return DirtyStats{}, err
 	}
+	kib := d.kib()
 	if !final {
 		d.work() // what it wrote while the round was sent
 		if d.cleans++; d.clean != nil {
@@ -209,7 +212,7 @@ func (d *fakeDomain) CleanDirty(ctx context.Context, bm Bitmap, final bool) (Dir
 	defer d.looked.Unlock()
 	copy(bm, d.dirty)
 	clear(d.dirty)
-	return DirtyStats{Dirty: bm.Count()}, nil
+	return DirtyStats{Dirty: bm.Count(), MemKiB: kib}, nil
 }
 
 func (d *fakeDomain) Map(b *Batch) error {

@@ -21,11 +21,11 @@ func copyLive(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, ro
 		if err != nil {
 			return err
 		}
-		grown, err := size.grown(ctx)
+		found, err := dom.CleanDirty(ctx, dirty, false)
 		if err != nil {
 			return err
 		}
-		found, err := dom.CleanDirty(ctx, dirty, false)
+		grown, err := size.grown(found.MemKiB)
 		if err != nil {
 			return err
 		}
@@ -43,12 +43,12 @@ func copyLive(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, ro
 // addLast adds to dirty what the guest, now suspended, has written since the
 // last live round, which is the last of rounds.
 func addLast(ctx context.Context, dom Domain, size *sizeWatch, dirty Bitmap, rounds []RoundStats) error {
-	if err := size.settled(ctx); err != nil {
-		return err
-	}
 	late := NewBitmap(dom.Pages())
 	found, err := dom.CleanDirty(ctx, late, true)
 	if err != nil {
+		return err
+	}
+	if err := size.settled(found.MemKiB); err != nil {
 		return err
 	}
 	rounds[len(rounds)-1].Dirty += found.Dirty

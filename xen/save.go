@@ -119,7 +119,7 @@ type save struct {
 	packer  *savefmt.Packer // nil for a stock file
 	writer  *savefmt.Writer
 	dirty   Bitmap
-	size    *sizeWatch // of a live save
+	size    sizeWatch // of a live save
 	entries []savefmt.StockPage
 	again   bool       // the pages that are written are the second copy
 	told    wireSample // last progress
@@ -381,10 +381,7 @@ func (s *save) startLogDirty(ctx context.Context) error {
 		return err
 	}
 	s.touched = true
-	var err error
-	if s.size, err = watchSize(ctx, s.dom); err != nil {
-		return err
-	}
+	s.size = sizeWatch{kib: s.report.Guest.MemKiB}
 	return s.dom.StartLogDirty(ctx)
 }
 

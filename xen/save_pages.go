@@ -10,7 +10,7 @@ import (
 // copyLive writes rounds until the policy says stop. A later copy of a page in
 // the file replaces an earlier one, as in a stock live migration.
 func (s *save) copyLive(ctx context.Context) error {
-	return copyLive(ctx, s.dom, s.size, s.dirty, s.writeRound, func(stats RoundStats) bool {
+	return copyLive(ctx, s.dom, &s.size, s.dirty, s.writeRound, func(stats RoundStats) bool {
 		s.endRound(stats)
 		return s.opts.Policy(s.report.Rounds)
 	}, func(what string) { s.emit(Event{Kind: EventNote, Phase: s.current, Text: what}) })
@@ -20,7 +20,7 @@ func (s *save) copyLive(ctx context.Context) error {
 // that is all.
 func (s *save) copyLast(ctx context.Context) error {
 	if s.opts.Live {
-		if err := addLast(ctx, s.dom, s.size, s.dirty, s.report.Rounds); err != nil {
+		if err := addLast(ctx, s.dom, &s.size, s.dirty, s.report.Rounds); err != nil {
 			return err
 		}
 	}

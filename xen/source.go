@@ -70,7 +70,7 @@ type source struct {
 	conns   []net.Conn
 	pages   *sender
 	dirty   Bitmap
-	size    *sizeWatch
+	size    sizeWatch
 	round   int
 	// firstLook: no page of dirty was sent before.
 	firstLook bool
@@ -197,10 +197,7 @@ func (s *source) startLogDirty(ctx context.Context) error {
 	s.dirty = NewBitmap(s.dom.Pages())
 	s.dirty.SetAll(s.dom.Pages())
 	s.firstLook = true
-	var err error
-	if s.size, err = watchSize(ctx, s.dom); err != nil {
-		return err
-	}
+	s.size = sizeWatch{kib: s.report.Guest.MemKiB}
 	return s.dom.StartLogDirty(ctx)
 }
 
@@ -241,7 +238,7 @@ func (s *source) likely(ctx context.Context) (Bitmap, error) {
 // copyLive sends rounds until the policy, which sees only these, says stop.
 func (s *source) copyLive(ctx context.Context) error {
 	first := len(s.report.Rounds)
-	return copyLive(ctx, s.dom, s.size, s.dirty, s.liveRound, func(stats RoundStats) bool {
+	return copyLive(ctx, s.dom, &s.size, s.dirty, s.liveRound, func(stats RoundStats) bool {
 		s.endRound(stats)
 		return s.opts.Policy(s.report.Rounds[first:])
 	}, func(what string) { s.note("%s", what) })
@@ -291,7 +288,7 @@ func (s *source) endRound(stats RoundStats) {
 func (s *source) copyLast(ctx context.Context) error {
 	clear(s.dirty) // that round has sent it
 	begun := time.Now()
-	if err := addLast(ctx, s.dom, s.size, s.dirty, s.report.Rounds); err != nil {
+	if err := addLast(ctx, s.dom, &s.size, s.dirty, s.report.Rounds); err != nil {
 		return err
 	}
 	s.watch.note("last dirty pages", begun)

@@ -55,11 +55,15 @@ func (d *domain) CleanDirty(_ context.Context, bm xen.Bitmap, final bool) (xen.D
 			return xen.DirtyStats{}, err
 		}
 	}
-	if _, err := d.dirty.Clean(bm, final); err != nil {
+	info, err := d.h.xc.Domain(d.domid)
+	if err == nil {
+		_, err = d.dirty.Clean(bm, final)
+	}
+	if err != nil {
 		return xen.DirtyStats{}, goneOr(err)
 	}
 	// Xen's own count leaves out the pages that final adds.
-	return xen.DirtyStats{Dirty: bm.Count()}, nil
+	return xen.DirtyStats{Dirty: bm.Count(), MemKiB: info.TotPages * (xen.PageSize / 1024)}, nil
 }
 
 // checkPages returns an error if the guest has pages beyond Pages().

@@ -19,7 +19,8 @@ type still struct {
 	sums  []uint32    // CRC-32 of each stillPiece
 	sweep atomic.Bool // all of it is to be verified at once
 
-	verified, bad atomic.Uint64 // pages
+	verified atomic.Uint64 // pages
+	bad      atomic.Uint64 // pieces
 }
 
 // stillPiece is read, and verified, in one go.
@@ -41,8 +42,11 @@ func newStill(g *guest) (*still, error) {
 	}
 	for i := range s.sums {
 		n, err := unix.Pread(fd, s.piece(i), g.params.imageAt+int64(i)*stillPiece)
-		if err != nil || n != stillPiece {
-			return nil, fmt.Errorf("read the image from %s, MiB %d of it: %d bytes, %w", g.params.disk, i, n, err)
+		if err == nil && n != stillPiece {
+			err = fmt.Errorf("only %d bytes", n)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the image from %s, MiB %d of it: %w", g.params.disk, i, err)
 		}
 		s.sums[i] = crc32.ChecksumIEEE(s.piece(i))
 	}

@@ -58,11 +58,7 @@ func (g *Guest) arrives(t testing.TB, m *Migration, h *Host, mib int, then strin
 		t.Fatalf("exit code %d: %s", code, stderr)
 	}
 	h.Must(t, then)
-	var size int
-	if _, err := fmt.Sscan(h.Must(t, "xl list "+g.Name+" | awk 'END { print $3 }'"), &size); err != nil {
-		t.Fatal(err)
-	}
-	if size < mib || size > mib+1 {
+	if size, ok := g.hasSize(t, h, mib); !ok {
 		t.Errorf("%s has %d MiB on %s, and should have %d", g.Name, size, h.Name, mib)
 	}
 	g.AssertClean(t, h)
@@ -78,14 +74,23 @@ func (g *Guest) inflate(t testing.TB, h *Host, mib int) {
 // awaitSize waits until Xen says that the guest has that size.
 func (g *Guest) awaitSize(t testing.TB, h *Host, mib int) {
 	t.Helper()
-	var size int
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
-		if _, err := fmt.Sscan(h.Must(t, "xl list "+g.Name+" | awk 'END { print $3 }'"), &size); err != nil {
-			t.Fatal(err)
-		}
-		if size >= mib && size <= mib+1 {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		size, ok := g.hasSize(t, h, mib)
+		if ok {
 			return
 		}
+		if time.Now().After(end) {
+			t.Fatalf("%s has %d MiB on %s, and should have %d", g.Name, size, h.Name, mib)
+		}
 	}
-	t.Fatalf("%s has %d MiB on %s, and should have %d", g.Name, size, h.Name, mib)
+}
+
+// hasSize asks Xen for the guest's size in MiB, and tells whether it is the given
+// one, or one more.
+func (g *Guest) hasSize(t testing.TB, h *Host, mib int) (size int, ok bool) {
+	t.Helper()
+	if _, err := fmt.Sscan(h.Must(t, "xl list "+g.Name+" | awk 'END { print $3 }'"), &size); err != nil {
+		t.Fatal(err)
+	}
+	return size, size == mib || size == mib+1
 }
